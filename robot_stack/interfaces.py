@@ -1,0 +1,104 @@
+"""What a robot, camera and teleoperator must offer. Constructors neither connect nor move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_stack.spec import CameraSpec, RobotSpec
+from robot_stack.types import Frame, RobotState
+
+__all__ = ["Camera", "CollisionGuard", "Device", "Robot", "Teleoperator"]
+
+
+class Device(Protocol):
+    """Something to connect to: ``with device:`` connects and disconnects."""
+
+    def connect(self) -> None:
+        """Open the device and check that it is what the station file says; DeviceError if not."""
+
+    def disconnect(self) -> None:
+        """Close it. Never moves, never takes torque away; safe to call twice."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+@runtime_checkable
+class Robot(Device, Protocol):
+    """A joint-position robot, driven by one arm process.
+
+    All vectors have shape (spec.dof,), in the order and units of ``spec.joints``. Only the
+    arm process calls ``write``, after its SafetyFilter.
+    """
+
+    @property
+    def spec(self) -> RobotSpec: ...
+
+    @property
+    def rate_hz(self) -> float:
+        """The fastest loop that the device's bus affords."""
+
+    def read(self, deadline_s: float) -> RobotState:
+        """Measured state. Joints that did not answer keep their value and grow ``age_s``;
+        DeviceError when nothing at all answered within ``deadline_s``."""
+
+    def write(self, target: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Send one position target; returns what was sent after the device's own quantisation.
+        Joints without torque are skipped. DeviceError when the bus is gone."""
+
+    def held(self) -> NDArray[np.float64]:
+        """The target that the device itself now holds (its goal registers), for a restart that
+        must not move; measured positions for joints without torque."""
+
+    def torque(self) -> NDArray[np.bool_]:
+        """Which joints are under torque."""
+
+    def set_torque(self, joints: Sequence[bool], on: bool) -> None:
+        """Switch torque of the named joints; on: the goal becomes the present position first."""
+
+    def faults(self) -> str | None:
+        """The device's own latched fault in words, None when healthy. Cheap: called every tick."""
+
+    def recover(self) -> None:
+        """Clear what ``faults`` reports where the device can (reboot, reapply settings), holding
+        all other joints; DeviceError names what could not be cleared."""
+
+
+@runtime_checkable
+class Camera(Device, Protocol):
+    """A source of frames, driven by one camera process."""
+
+    @property
+    def spec(self) -> CameraSpec: ...
+
+    def read(self, timeout_s: float) -> Frame | None:
+        """The next frame, stamped at capture; None when none came in time."""
+
+
+class Teleoperator(Device, Protocol):
+    """Turns what a person does into a joint target of a follower group, shape (D,)."""
+
+    def read(self) -> tuple[int, NDArray[np.float64]] | None:
+        """The newest (t_ns of the person's motion, target (D,)); None when nothing is new."""
+
+
+class CollisionGuard(Protocol):
+    """Predicts collisions of a target among all arms of a cell."""
+
+    def check(
+        self, current: NDArray[np.float64], target: NDArray[np.float64], other: NDArray[np.float64]
+    ) -> tuple[float, float]:
+        """(fraction of the way from ``current`` to ``target`` that is free, nearest distance in m
+        at the target). ``current`` and ``target`` are this arm's joints (dof,), ``other`` the last
+        goals of the other arms of the cell, concatenated."""

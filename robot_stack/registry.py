@@ -1,0 +1,80 @@
+"""One table of names: robots, cameras, teleoperators, guards. Resolved on use, open to plug-ins.
+
+Other distributions add rows through entry points in the group ``robot_stack.<kind>``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from importlib.metadata import entry_points
+from typing import Any
+
+from robot_stack.errors import MissingDependencyError, RegistryError
+
+__all__ = ["REGISTRY", "load", "names"]
+
+REGISTRY: dict[str, dict[str, str]] = {
+    "robot": {
+        "aloha": "hardware.aloha.arm:AlohaArm",
+    },
+    "camera": {
+        "realsense": "hardware.cameras.realsense:RealSenseCamera",
+        "opencv": "hardware.cameras.opencv:OpenCVCamera",
+        "simulated": "hardware.cameras.simulated:SimulatedCamera",
+        "replay": "hardware.cameras.replay:ReplayCamera",
+        "test_pattern": "hardware.cameras.test_pattern:TestPatternCamera",
+    },
+    "teleop": {
+        "leader_arms": "hardware.teleop.leader:LeaderArms",
+    },
+    "guard": {
+        "aloha_cell": "hardware.worlds.collision:MujocoCollisionGuard",
+    },
+}
+
+# Which extra brings the package that a missing import names.
+EXTRAS = {
+    "dynamixel_sdk": "aloha",
+    "serial": "aloha",
+    "mujoco": "sim",
+    "gym_aloha": "sim",
+    "cv2": "cameras",
+    "pyrealsense2": "realsense",
+    "av": "collect",
+    "matplotlib": "collect",
+    "fastapi": "web",
+    "uvicorn": "web",
+    "torch": "policy",
+}
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind, built in and from entry points."""
+    return sorted({*REGISTRY[kind], *(e.name for e in entry_points(group=f"robot_stack.{kind}"))})
+
+
+def load(kind: str, name: str) -> Any:
+    """The class behind a name. RegistryError for unknown names, with the nearest one;
+    MissingDependencyError with the command that installs what its module imports."""
+    row = REGISTRY[kind].get(name)
+    if row is None:
+        for entry in entry_points(group=f"robot_stack.{kind}"):
+            if entry.name == name:
+                row = entry.value
+                break
+    if row is None:
+        known = names(kind)
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise RegistryError(f"no {kind} is called {name!r}{hint} (known: {', '.join(known)})")
+    module, _, attribute = row.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise MissingDependencyError(
+            f"{kind} {name!r} needs the package {error.name!r}: pip install 'robot-stack[{extra}]'"
+        ) from error
