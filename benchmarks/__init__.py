@@ -1,0 +1,50 @@
+"""``robot-stack bench``: every module of this package is one benchmark.
+
+A benchmark offers ``add_arguments(parser)`` and ``run(args) -> int``, prints what it measured in
+words and one JSON object as its last line (``--json`` leaves only that line), and returns 1 when
+a bar that it states is missed. The first line of its docstring is its line in the list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+from pathlib import Path
+
+from robot_stack.cli import LazyParser
+
+__all__ = ["add_arguments", "benchmarks", "run"]
+
+
+def benchmarks() -> dict[str, str]:
+    """Name and one-line description of each benchmark, read without importing it."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        found[path.stem] = docstring.partition("\n")[0]
+    return found
+
+
+def _add(name: str, parser: argparse.ArgumentParser) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    module.add_arguments(parser)
+    parser.set_defaults(run_benchmark=module.run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Measure this installation. Without a name: list the benchmarks."
+    parser.epilog = "example:\n  robot-stack bench loop --seconds 20 --load"
+    choices = parser.add_subparsers(title="benchmarks", metavar="NAME", parser_class=LazyParser)
+    for name, text in benchmarks().items():
+        choices.add_parser(
+            name, help=text, description=text, load=lambda p, name=name: _add(name, p)
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    if "run_benchmark" in args:
+        return int(args.run_benchmark(args))
+    for name, text in benchmarks().items():
+        print(f"{name:12} {text}")
+    return 0

@@ -1,0 +1,150 @@
+"""The ``robot-stack`` command: one table of subcommands, each module imported only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from robot_stack import __version__
+from robot_stack.errors import MissingDependencyError, RobotStackError
+
+__all__ = ["SUBCOMMANDS", "LazyParser", "build_parser", "main"]
+
+# name -> (module that offers add_arguments(parser) and run(args), help in one line). A module of
+# several subcommands finds its name in parser.get_default("command") and args.command.
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("server.control.supervisor", "start a station: arms, cameras and control plane"),
+    "status": ("server.control.commands", "what every process of a station is doing"),
+    "arm": ("server.control.commands", "let the lease holder of a group move its robots"),
+    "disarm": ("server.control.commands", "accept no commands; hold position under torque"),
+    "home": ("server.control.commands", "move a group to its home pose"),
+    "sleep": ("server.control.commands", "move a group to its sleep pose"),
+    "stop": ("server.control.commands", "stop a group now; latches until reset"),
+    "reset": ("server.control.commands", "clear a latched stop or fault"),
+    "shutdown": ("server.control.commands", "lower the arms and end a station"),
+    "teleop": ("collect.teleop", "followers follow what an operator moves"),
+    "record": ("collect.session", "record episodes while somebody teleoperates"),
+    "episode": ("collect.episode_tools", "info, check, view, replay, relabel, trash, recover"),
+    "preview": ("server.console.preview", "live cameras in a browser page"),
+    "stop-device": ("server.control.stop_process", "listen to a stop button, pedal or key"),
+    "identify": ("hardware.aloha.identify", "find out which port is which arm and camera"),
+    "calibrate": ("hardware.aloha.calibrate", "measure a rig's grippers and joint offsets"),
+    "virtual": ("server.control.virtual", "the world behind a virtual station; inject faults"),
+    "demo": ("collect.demo", "virtual station, scripted operator, three recorded episodes"),
+    "doctor": ("robot_stack.doctor", "what is wrong with this machine and how to mend it"),
+    "bench": ("benchmarks", "measure this installation"),
+}
+
+EPILOG = """examples:
+  robot-stack demo                                  a whole virtual station, nothing to plug in
+  robot-stack serve configs/aloha_virtual.yaml      start a station
+  robot-stack teleop configs/aloha_virtual.yaml     in a second terminal: move the leaders
+  robot-stack record configs/aloha_virtual.yaml     in a third: keep what happens
+  robot-stack stop STATION                          stop, from anywhere
+
+`robot-stack COMMAND --help` explains one command.
+"""
+
+
+class LazyParser(argparse.ArgumentParser):
+    """A parser whose arguments are added by ``load(parser)`` when it is first used."""
+
+    def __init__(
+        self, *args: Any, load: Callable[[argparse.ArgumentParser], None], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.formatter_class = argparse.RawDescriptionHelpFormatter
+        self._load: Callable[[argparse.ArgumentParser], None] | None = load
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse; the arguments are added first."""
+        if self._load is not None:
+            load, self._load = self._load, None
+            load(self)
+        return super().parse_known_args(args, namespace)
+
+
+class _TopParser(argparse.ArgumentParser):
+    """The ``robot-stack`` parser: an unknown command is answered with the nearest one."""
+
+    def error(self, message: str) -> NoReturn:
+        match = re.match(r"argument COMMAND: invalid choice: '(.*?)'", message)
+        if match:
+            close = difflib.get_close_matches(match[1], SUBCOMMANDS, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            message = f"no command is called {match[1]!r}{hint} See `robot-stack --help`"
+        super().error(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command; imports no subcommand."""
+    parser = _TopParser(
+        prog="robot-stack",
+        description="The stack beside the robot: control, teleoperation, recording.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"robot-stack {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=LazyParser
+    )
+    for name, (module, text) in SUBCOMMANDS.items():
+        subparser = commands.add_parser(
+            name, help=text, description=text, load=_loader(name, module)
+        )
+        subparser.set_defaults(command=name)
+    return parser
+
+
+def _loader(name: str, module: str) -> Callable[[argparse.ArgumentParser], None]:
+    def load(parser: argparse.ArgumentParser) -> None:
+        target = importlib.import_module(module)
+        target.add_arguments(parser)
+        parser.set_defaults(command=name, run=target.run)
+
+    return load
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; its exit status (1 for a RobotStackError, 2 for wrong usage)."""
+    try:
+        args = build_parser().parse_args(argv)
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away, as in `robot-stack status | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except RobotStackError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        missing = _missing_dependency(error)
+        if missing is None:
+            raise
+        print(f"error: {missing}", file=sys.stderr)
+        return 1
+
+
+def _missing_dependency(error: ImportError) -> MissingDependencyError | None:
+    """The command that installs what an import lacked; None when it is no package of an extra."""
+    from robot_stack.registry import EXTRAS
+
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is None:
+        return None
+    return MissingDependencyError(
+        f"this command needs the package {package!r}: pip install 'robot-stack[{extra}]'"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
