@@ -1,0 +1,60 @@
+# Everything a developer or an operator types. `make demo` and `make test` install by themselves.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The policy extra (torch) is left out: nothing that `make` runs needs it.
+EXTRAS := aloha,realsense,cameras,sim,collect,web,dev
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: help install system-check demo test test-fast test-all check format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## create .venv and install everything that is pinned in constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@python=$$(scripts/find-python); \
+	[ -x $(BIN)/python ] || { echo "creating $(VENV) with $$python"; "$$python" -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	    -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+system-check:
+	@scripts/system-packages gl
+
+demo: system-check $(STAMP) ## a virtual ALOHA station records three episodes (under two minutes)
+	$(BIN)/robot-stack demo
+
+test: system-check $(STAMP) ## all tests but the exhaustive ones
+	$(PYTEST) -m "not exhaustive"
+
+test-fast: $(STAMP) ## under three minutes
+	$(PYTEST) -m "not slow and not exhaustive"
+
+test-all: system-check $(STAMP) ## everything, with 10,000 examples where a property is checked
+	$(PYTEST)
+
+check: $(STAMP) ## what CI checks: style, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff format and mend what it can
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: system-check $(STAMP) ## every benchmark, one after the other
+	@for name in $$($(BIN)/robot-stack bench | cut -d' ' -f1); do \
+	    echo "== $$name"; $(BIN)/robot-stack bench $$name; done
+
+clean: ## remove what can be made again (episodes stay)
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
