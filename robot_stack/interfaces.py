@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,10 @@ class Camera(Device, Protocol):
 
     @property
     def spec(self) -> CameraSpec: ...
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """JSON that readers of the frames find in the ring: driver, serial, intrinsics, clock."""
 
     def read(self, timeout_s: float) -> Frame | None:
         """The next frame, stamped at capture; None when none came in time."""

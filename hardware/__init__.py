@@ -1,0 +1,1 @@
+"""Device drivers: robots, cameras, teleoperation devices and the worlds behind virtual ones."""

@@ -1,0 +1,1 @@
+"""Cameras: each reads one device and stamps frames at capture."""

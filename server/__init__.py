@@ -1,0 +1,1 @@
+"""Programs that run the station: control, policy serving, the operator's pages."""

@@ -1,0 +1,1 @@
+"""The control server: supervisor, arm and camera processes."""
