@@ -46,9 +46,15 @@ def runtime_dir(station: str) -> Path:
 
     ``ROBOT_STACK_RUNTIME`` moves it (tests use a directory each); the default is in /dev/shm.
     """
-    root = os.environ.get("ROBOT_STACK_RUNTIME") or f"/dev/shm/robot-stack-{os.getuid()}"
-    path = Path(root) / station
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root = Path(os.environ.get("ROBOT_STACK_RUNTIME") or f"/dev/shm/robot-stack-{os.getuid()}")
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if root.stat().st_uid != os.getuid():
+        raise SharedMemoryError(
+            f"{root} belongs to another user, who could read and write this station's memory: "
+            "remove it, or name another directory in ROBOT_STACK_RUNTIME"
+        )
+    path = root / station
+    path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
@@ -80,10 +86,43 @@ def _parse_dtype(descr: list[Any]) -> np.dtype[Any]:
     return np.dtype(fields)
 
 
+def _check_dtype(path: Path, dtype: np.dtype[Any]) -> None:
+    names = dtype.names
+    flat = names is not None and all(dtype[name].base.names is None for name in names)
+    packed = names is not None and dtype.itemsize == sum(dtype[n].itemsize for n in names)
+    if dtype.hasobject or not flat or not packed:
+        raise SharedMemoryError(
+            f"{path}: a ring holds packed records of plain fields (no objects, no nested records, "
+            f"no alignment gaps), not {dtype}"
+        )
+
+
+def _lock(path: Path) -> int:
+    """The writer's lock of a ring, as an open descriptor; it ends with the process."""
+    lock = Path(f"{path}.lock")
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The last writer may have unlinked the file between our open and our lock.
+            if lock.stat().st_ino == os.fstat(fd).st_ino:
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            raise SharedMemoryError(
+                f"{path} already has a living writer; stop that process first"
+            ) from None
+        except FileNotFoundError:
+            pass
+        os.close(fd)
+
+
 class _Mapping:
     """A mapped ring file: header words, sequence words and record views."""
 
     def __init__(self, fd: int, size: int, *, writable: bool) -> None:
+        if size < SCHEMA_OFFSET:
+            raise SharedMemoryError(f"not a ring file: {size} bytes; remove it and start again")
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         self.map = mmap.mmap(fd, size, access=access)
         magic, self.generation, header, self.slots, self.stride, schema, self.pid, _ = (
@@ -122,53 +161,45 @@ class RingWriter:
         self, path: Path, dtype: np.dtype[Any], slots: int, meta: dict[str, Any] | None = None
     ) -> None:
         _require_ordering()
-        if dtype.hasobject or dtype.names is None:
-            raise SharedMemoryError(f"{path}: a ring holds structured records without objects")
+        _check_dtype(path, dtype)
         if slots < 2:
             raise SharedMemoryError(f"{path}: a ring needs at least 2 slots, not {slots}")
         self.path = path
-        self._lock_fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock_fd = _lock(path)
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            self._map = self._create(dtype, slots, meta or {})
+        except BaseException:
             os.close(self._lock_fd)
-            raise SharedMemoryError(
-                f"{path} already has a living writer; stop that process first"
-            ) from None
+            raise
+        self._count = 0
+
+    def _create(self, dtype: np.dtype[Any], slots: int, meta: dict[str, Any]) -> _Mapping:
+        """Reserve and fill a new file beside ``path``, then put it there in one rename."""
         self._retire_predecessor()
-        schema = _schema(dtype, meta or {})
+        schema = _schema(dtype, meta)
         header = -(-(SCHEMA_OFFSET + len(schema)) // 4096) * 4096
         stride = -(-(64 + dtype.itemsize) // 64) * 64
         size = header + slots * stride
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        generation = secrets.randbits(63)
+        values = (MAGIC, generation, header, slots, stride, len(schema), os.getpid(), 0)
+        # One name for all incarnations: what a writer killed here left behind is reused.
+        temporary = self.path.with_name(f".{self.path.name}.new")
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                os.posix_fallocate(fd, 0, size)
-            except OSError as error:
-                temporary.unlink()
-                os.close(self._lock_fd)
-                raise SharedMemoryError(
-                    f"cannot reserve {size / 1e6:.1f} MB for {path}: {error.strerror}; free space "
-                    f"in {path.parent} or use fewer or smaller cameras"
-                ) from error
-            values = (
-                MAGIC,
-                secrets.randbits(63),
-                header,
-                slots,
-                stride,
-                len(schema),
-                os.getpid(),
-                0,
-            )
+            os.posix_fallocate(fd, 0, size)
             os.pwrite(fd, HEADER.pack(*values), 0)
             os.pwrite(fd, schema, SCHEMA_OFFSET)
-            self._map = _Mapping(fd, size, writable=True)
+            mapping = _Mapping(fd, size, writable=True)
+        except OSError as error:
+            temporary.unlink()
+            raise SharedMemoryError(
+                f"cannot reserve {size / 1e6:.1f} MB for {self.path}: {error.strerror}; free "
+                f"space in {self.path.parent} or use fewer or smaller cameras"
+            ) from error
         finally:
             os.close(fd)
-        temporary.rename(path)
-        self._count = 0
+        temporary.rename(self.path)
+        return mapping
 
     def _retire_predecessor(self) -> None:
         try:
@@ -380,6 +411,11 @@ class Flag:
         try:
             os.posix_fallocate(fd, 0, self.SIZE)
             self._map = mmap.mmap(fd, self.SIZE)
+        except OSError as error:
+            raise SharedMemoryError(
+                f"cannot reserve {self.SIZE} bytes for {path}: {error.strerror}; free space in "
+                f"{path.parent}"
+            ) from error
         finally:
             os.close(fd)
         self._words: NDArray[np.uint64] = np.frombuffer(self._map, np.uint64, 8)
