@@ -1,0 +1,1 @@
+"""Simulated worlds behind virtual devices: scenes, the people in them, and their process."""

@@ -1,0 +1,272 @@
+"""The ALOHA cell of gym-aloha 0.1.5 as a plant: two vx300s, a table and a cube, driven by servos.
+
+The MJCF comes from the installed gym-aloha package. Its joints are re-parametrised here as
+Dynamixel servos: a proportional drive on PWM, so stiffness is the P gain times the stall torque and
+damping is the back-EMF. Like the real arms, these sag under gravity by their stiffness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import pi
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.worlds.aloha_servos import ARM_DRIVES, FINGER_RANGE, GRIPPER_DRIVE, VX300S_GRIPPER
+from hardware.worlds.assets import gym_aloha_assets
+
+__all__ = [
+    "ARM_JOINTS",
+    "CAMERAS",
+    "LEFT",
+    "RIGHT",
+    "SIDES",
+    "SLEEP",
+    "START",
+    "AlohaTransferCube",
+    "load_model",
+    "load_render_model",
+    "sample_cube_pose",
+]
+
+Array = NDArray[np.float64]
+
+SIDES = ("left", "right")
+LEFT, RIGHT = 0, 1
+ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
+# ALOHA's camera names -> the MJCF's. The wrist cameras look from behind with fovy 20, as there.
+CAMERAS = {
+    "cam_high": "top",
+    "cam_low": "front_close",
+    "cam_left_wrist": "left_wrist",
+    "cam_right_wrist": "right_wrist",
+}
+# Arm joints and the gripper servo's joint, in rad (tonyzhaozh/aloha constants).
+START = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0, -0.45)
+SLEEP = (0.0, -1.7, 1.55, 0.12, 0.65, 0.0, -0.6213)
+
+TIMESTEP_S = 0.002
+SUCCESS_HOLD_S = 0.5
+REWARD_HELD_BY_LEFT = 4
+
+
+# Near the open dead centre the crank would turn any torque into infinite force.
+MIN_SLOPE = 0.004
+# The finger as a linear servo (N/m, N s/m): stiff enough that the current limit decides the grip.
+_FINGER_STIFFNESS, _FINGER_DAMPING, _FINGER_ARMATURE = 4000.0, 80.0, 0.5
+
+
+def _spec() -> mujoco.MjSpec:
+    spec = mujoco.MjSpec.from_file(str(gym_aloha_assets() / "bimanual_viperx_transfer_cube.xml"))
+    spec.option.timestep = TIMESTEP_S
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    for side in SIDES:
+        prefix = f"vx300s_{side}/"
+        for name, drive in zip(ARM_JOINTS, ARM_DRIVES, strict=True):
+            joint = spec.joint(prefix + name)
+            joint.frictionloss = drive.servos * drive.friction
+            joint.armature = drive.servos * drive.armature
+        for name, sign in (("left_finger", 1.0), ("right_finger", -1.0)):
+            finger = spec.joint(prefix + name)
+            finger.frictionloss = 0.5
+            finger.armature = _FINGER_ARMATURE
+            finger.range = sorted(sign * limit for limit in FINGER_RANGE)
+        # One horn drives both fingers, so they mirror each other however the load is shared.
+        mirror = spec.add_equality(
+            name=prefix + "horn",
+            type=mujoco.mjtEq.mjEQ_JOINT,
+            objtype=mujoco.mjtObj.mjOBJ_JOINT,
+            name1=prefix + "right_finger",
+            name2=prefix + "left_finger",
+        )
+        mirror.data[:5] = (0.0, -1.0, 0.0, 0.0, 0.0)
+        # The convex hulls of the bowed fingers overlap before the real, flexible tips touch.
+        spec.add_exclude(
+            bodyname1=prefix + "left_finger_link", bodyname2=prefix + "right_finger_link"
+        )
+        spec.body(prefix + "gripper_link").add_site(name=f"{side}_grasp", pos=(0.14, 0.0, 0.0))
+    for actuator in spec.actuators:
+        actuator.ctrlrange = tuple(spec.joint(actuator.target).range)
+    return spec
+
+
+def load_model() -> mujoco.MjModel:
+    """The scene with servo dynamics, at 500 Hz: nq 23 (8 per arm, then the cube), nu 16."""
+    model = _spec().compile()
+    for a in range(model.nu):
+        name = model.joint(model.actuator_trnid[a, 0]).name.split("/")[1]
+        if name in ARM_JOINTS:
+            drive = ARM_DRIVES[ARM_JOINTS.index(name)]
+            gain, damping, force = drive.stiffness, drive.damping, drive.servos * drive.stall
+        else:
+            gain, damping, force = _FINGER_STIFFNESS, _FINGER_DAMPING, 0.0
+        model.actuator_gainprm[a, 0] = gain
+        model.actuator_biasprm[a, 1:3] = (-gain, -damping)
+        model.actuator_forcelimited[a] = 1
+        model.actuator_forcerange[a] = (-force, force)
+    return model
+
+
+def load_render_model() -> mujoco.MjModel:
+    """The same scene for drawing ``qpos`` (23,) at many frames a second without a GPU.
+
+    Shadows, reflections and multisampling are off: on llvmpipe they cost six times the rest.
+    """
+    spec = _spec()
+    for light in spec.lights:
+        light.castshadow = False
+    for material in spec.materials:
+        material.reflectance = 0.0
+    spec.visual.quality.offsamples = 0
+    spec.visual.quality.shadowsize = 0
+    return spec.compile()
+
+
+def sample_cube_pose(seed: int) -> Array:
+    """Cube pose (7,), xyz and quaternion wxyz, as gym-aloha's ``sample_box_pose`` draws it."""
+    generator = np.random.RandomState(seed)  # the legacy generator: the same poses as there
+    position = generator.uniform([0.0, 0.4, 0.05], [0.2, 0.6, 0.05])
+    return np.concatenate([position, [1.0, 0.0, 0.0, 0.0]])
+
+
+class AlohaTransferCube:
+    """Cube transfer: the right arm lifts the cube and hands it to the left.
+
+    Joint vectors have shape (7,): six arm joints and the gripper servo, in rad. ``goals``,
+    ``torque`` and ``strength`` are (2, 7), left then right, and are read at every step: where the
+    drive pulls, whether it pulls, and what fraction of its full effort it may use (for the
+    gripper: the current limit in A).
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.model = load_model()
+        self.data = mujoco.MjData(self.model)
+        self.goals: Array = np.zeros((2, 7))
+        self.torque: NDArray[np.bool_] = np.zeros((2, 7), dtype=np.bool_)
+        self.strength: Array = np.ones((2, 7))
+        m = self.model
+        self._gain = m.actuator_gainprm[:, 0].copy()
+        self._bias = m.actuator_biasprm[:, 1:3].copy()
+        self._force = m.actuator_forcerange[:, 1].copy()
+        self._box = m.geom("red_box").id
+        self._table = m.geom("table").id
+        self._fingers = tuple(
+            frozenset(
+                m.geom(f"vx300s_{side}/10_{which}_gripper_finger").id for which in ("left", "right")
+            )
+            for side in SIDES
+        )
+        # gym-aloha's reward looks at the left finger of each gripper only.
+        self._reward_finger = tuple(
+            m.geom(f"vx300s_{side}/10_left_gripper_finger").id for side in SIDES
+        )
+        self.seed = seed
+        self._held_s = 0.0
+        self.reset(seed)
+
+    def reset(self, seed: int, pose: Sequence[float] | None = None) -> None:
+        """Place the cube by ``seed``. ``pose`` (7,) also puts both arms there, at rest; without
+        it the arms stay where they are, as they would on a table that a person has tidied."""
+        self.seed = seed
+        self._held_s = 0.0
+        qpos = self.data.qpos
+        if pose is not None:
+            mujoco.mj_resetData(self.model, self.data)
+            finger = VX300S_GRIPPER.finger(pose[6])
+            for arm in (LEFT, RIGHT):
+                qpos[8 * arm : 8 * arm + 8] = (*pose[:6], finger, -finger)
+                self.goals[arm] = pose
+        qpos[16:23] = sample_cube_pose(seed)
+        self.data.qvel[16:22] = 0.0
+        mujoco.mj_forward(self.model, self.data)
+
+    def step(self, steps: int = 1) -> None:
+        """Advance ``steps`` of 2 ms with the current goals."""
+        self._apply_drives()
+        for _ in range(steps):
+            mujoco.mj_step(self.model, self.data)
+        held = self.reward() == REWARD_HELD_BY_LEFT and not self.touching(RIGHT)
+        self._held_s = self._held_s + steps * TIMESTEP_S if held else 0.0
+
+    def _apply_drives(self) -> None:
+        m, ctrl = self.model, self.data.ctrl
+        for arm in (LEFT, RIGHT):
+            first = 8 * arm
+            power = self.torque[arm].astype(np.float64)
+            m.actuator_gainprm[first : first + 6, 0] = self._gain[first : first + 6] * power[:6]
+            m.actuator_biasprm[first : first + 6, 1:3] = (
+                self._bias[first : first + 6] * power[:6, None]
+            )
+            limit = self._force[first : first + 6] * self.strength[arm, :6]
+            m.actuator_forcerange[first : first + 6, 0] = -limit
+            m.actuator_forcerange[first : first + 6, 1] = limit
+            ctrl[first : first + 6] = self.goals[arm, :6]
+
+            theta = VX300S_GRIPPER.theta(float(self.data.qpos[first + 6]))
+            slope = max(VX300S_GRIPPER.slope(theta), MIN_SLOPE)
+            current = min(float(self.strength[arm, 6]), GRIPPER_DRIVE.stall_current) * power[6]
+            force = 0.5 * GRIPPER_DRIVE.torque_per_ampere * current / slope
+            fingers = slice(first + 6, first + 8)
+            m.actuator_gainprm[fingers, 0] = self._gain[fingers] * power[6]
+            m.actuator_biasprm[fingers, 1:3] = self._bias[fingers] * power[6]
+            m.actuator_forcerange[fingers] = (-force, force)
+            goal = VX300S_GRIPPER.finger(float(np.clip(self.goals[arm, 6], -pi / 2, pi / 2)))
+            ctrl[fingers] = (goal, -goal)
+
+    def positions(self, arm: int) -> Array:
+        """Joint angles (7,) in rad; the gripper's is its servo's."""
+        q = np.array(self.data.qpos[8 * arm : 8 * arm + 7])
+        q[6] = VX300S_GRIPPER.theta(float(q[6]))
+        return q
+
+    def velocities(self, arm: int) -> Array:
+        """Joint velocities (7,) in rad/s."""
+        first = 8 * arm
+        dq = np.array(self.data.qvel[first : first + 7])
+        theta = VX300S_GRIPPER.theta(float(self.data.qpos[first + 6]))
+        dq[6] /= max(VX300S_GRIPPER.slope(theta), MIN_SLOPE)
+        return dq
+
+    def currents(self, arm: int) -> Array:
+        """Motor currents (7,) in A, of one servo where two share a joint."""
+        first = 8 * arm
+        force = self.data.actuator_force[first : first + 8]
+        amperes = np.array(
+            [f / drive.torque_per_ampere for f, drive in zip(force[:6], ARM_DRIVES, strict=True)]
+            + [0.0]
+        )
+        theta = VX300S_GRIPPER.theta(float(self.data.qpos[first + 6]))
+        slope = max(VX300S_GRIPPER.slope(theta), MIN_SLOPE)
+        amperes[6] = (force[6] - force[7]) * slope / GRIPPER_DRIVE.torque_per_ampere
+        return amperes
+
+    @property
+    def env_state(self) -> Array:
+        """Cube pose (7,): xyz and quaternion wxyz, gym-aloha's ``env_state``."""
+        return np.array(self.data.qpos[16:23])
+
+    def _box_contacts(self) -> set[int]:
+        pairs = self.data.contact.geom[: self.data.ncon]
+        touching = pairs[(pairs == self._box).any(axis=1)]
+        return set(touching.ravel().tolist()) - {self._box}
+
+    def touching(self, arm: int) -> bool:
+        """Whether any finger of this arm touches the cube."""
+        return not self._fingers[arm].isdisjoint(self._box_contacts())
+
+    def reward(self) -> int:
+        """gym-aloha's: 1 right touches, 2 lifted, 3 left touches, 4 left holds it off the table."""
+        contacts = self._box_contacts()
+        lifted = self._table not in contacts
+        if self._reward_finger[LEFT] in contacts:
+            return 4 if lifted else 3
+        if self._reward_finger[RIGHT] in contacts:
+            return 2 if lifted else 1
+        return 0
+
+    @property
+    def success(self) -> bool:
+        """Reward 4 with the right gripper clear of the cube, held for half a second."""
+        return self._held_s >= SUCCESS_HOLD_S
