@@ -1,4 +1,4 @@
-"""Station files: YAML to frozen dataclasses. Unknown keys and bad values name file, line and key."""
+"""Station files: YAML to frozen dataclasses; errors name the file, the line and the key."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def _plain(node: yaml.Node, file: str, loader: _Loader) -> Any:
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key = str(loader.construct_object(key_node, deep=True))  # type: ignore[no-untyped-call]
+            key = str(loader.construct_object(key_node, deep=True))
             line = key_node.start_mark.line + 1
             if key in values:
                 raise _fail(file, line, key, f"given twice (first on line {lines[key]})")
@@ -190,7 +190,7 @@ def _plain(node: yaml.Node, file: str, loader: _Loader) -> Any:
         return Section(values, file, node.start_mark.line + 1, lines)
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, file, loader) for item in node.value]
-    return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node, deep=True)
 
 
 def _read_yaml(path: Path) -> Section:
@@ -210,7 +210,7 @@ def _read_yaml(path: Path) -> Section:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def parse(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -220,7 +220,7 @@ def parse(kind: type[T], values: Mapping[str, Any], where: str = "") -> T:
     prefixes key names in messages.
     """
     section = values if isinstance(values, Section) else Section(dict(values), "", 0, {})
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, kind)) if f.init}
     hints = get_type_hints(kind)
     prefix = f"{where}." if where else ""
     for key in section:

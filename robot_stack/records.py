@@ -62,6 +62,7 @@ def tick_record(dof: int) -> np.dtype[Any]:
             ("age_s", "<f4", (dof,)),
             ("asked", "<f8", (dof,)),  # NaN when nobody asked
             ("sent", "<f8", (dof,)),
+            ("rest", "<f8", (dof,)),  # where braking from here would end: what peers must avoid
             ("sent_t_ns", "<i8"),  # when the write returned
             ("difference", "<u4"),  # types.Difference
             ("source", "u1"),  # types.Source

@@ -1,0 +1,290 @@
+"""`robot-stack teleop`: the start ritual, then followers follow what the operator moves."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from hardware.aloha.ritual import ArmView, Phase, Ritual, RitualArm, RitualStep
+from robot_stack import registry
+from robot_stack.client import Lease, StationClient
+from robot_stack.config import Station, load_station
+from robot_stack.errors import ControlPlaneError, LeaseError, RobotStackError
+from robot_stack.interfaces import Teleoperator
+from robot_stack.realtime import setup, sleep_until
+from robot_stack.types import Lifecycle, Source
+
+__all__ = ["TeleopSession", "add_arguments", "run"]
+
+POLL_NS = 400_000  # how often the operator's device is looked at
+RITUAL_PERIOD_S = 0.02
+REQUEST_PAUSE_S = 0.5
+PRIORITY = 40  # below the arm processes'
+
+
+class TeleopSession:
+    """Holds the leases of followers and leaders; ``engage`` performs the ritual, ``step`` follows.
+
+    ``say`` gets one line whenever the operator should know something new.
+    """
+
+    def __init__(
+        self, station: Station, client: StationClient, *, say: Callable[[str], None] = print
+    ) -> None:
+        if station.teleop is None:
+            raise ControlPlaneError(
+                f"{station.path} has no `teleop` section: say which device moves which group"
+            )
+        self.station = station
+        self.client = client
+        self.say = say
+        self.device: Teleoperator = registry.load("teleop", station.teleop.driver).from_config(
+            station.teleop, station
+        )
+        self.follower_group = station.teleop.group
+        pairs = station.teleop.options.get("pairs", {})
+        self.leader_groups = sorted({station.group_of(leader).name for leader in pairs})
+        self.specs = {
+            name: registry.load("robot", config.driver).from_config(config, station).spec
+            for name, config in station.robots.items()
+        }
+        self.leases: dict[str, Lease] = {}
+        self.sent = 0
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        self.device.connect()
+        try:
+            for group in [self.follower_group, *self.leader_groups]:
+                self.leases[group] = self.client.lease(group, "teleop", source=Source.DEMO)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the leases back: every arm decelerates and holds; free leaders stay free."""
+        for lease in self.leases.values():
+            lease.release()
+        self.leases.clear()
+        self.device.disconnect()
+
+    def _tell(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self.say(text)
+
+    # -- the ritual --------------------------------------------------------------------------
+
+    def engage(
+        self, *, wait_s: float | None = None, cancelled: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Arm everything and perform the start ritual; returns when the leaders are free.
+
+        ControlPlaneError when an arm does not come along, or nobody closes the grippers in
+        ``wait_s``.
+        """
+        for group in self.leases:
+            self._during(self.client.post("arm", {"group": group}), f"arming {group}")
+        groups = {group: self.station.groups[group].robots for group in self.leases}
+        ritual = Ritual(
+            {
+                name: RitualArm(
+                    "follower" if group == self.follower_group else "leader", self.specs[name]
+                )
+                for group, robots in groups.items()
+                for name in robots
+            },
+            wait_s,
+        )
+        asked_at: dict[str, float] = {}
+        while not cancelled():
+            step = ritual.step(time.monotonic_ns(), self._views())
+            self._tell(step.message)
+            if step.phase is Phase.FAILED:
+                raise ControlPlaneError(step.message)
+            if step.done:
+                return
+            self._send_ritual(step, groups)
+            self._request_ritual(step, asked_at)
+            time.sleep(RITUAL_PERIOD_S)
+
+    def _during(self, number: int, what: str, timeout_s: float = 40.0) -> None:
+        """Wait for the answer to a posted request, renewing the leases meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for reply in self.client.poll_replies():
+                if reply.id == number:
+                    if reply.kind == "error":
+                        raise ControlPlaneError(f"{what}: {reply.body.get('message')}")
+                    return
+            self._renew()
+            time.sleep(0.005)
+        raise ControlPlaneError(f"{what}: no answer within {timeout_s:g} s")
+
+    def _renew(self) -> None:
+        for lease in self.leases.values():
+            lease.renew()
+            if lease.lost is not None:
+                raise LeaseError(f"group {lease.group!r}: {lease.lost}")
+
+    def _views(self) -> dict[str, ArmView]:
+        views = {}
+        for group in self.leases:
+            for name in self.station.groups[group].robots:
+                tick = self.client.tick(name)
+                fault = tick["fault"].decode(errors="replace") or None
+                if fault is None and tick["lifecycle"] != Lifecycle.ARMED:
+                    state = Lifecycle(int(tick["lifecycle"])).name.lower()
+                    fault = f"it is {state}"
+                views[name] = ArmView(tick["q"], tick["sent"], tick["torque"].astype(bool), fault)
+        return views
+
+    def _send_ritual(self, step: RitualStep, groups: dict[str, tuple[str, ...]]) -> None:
+        if not step.targets:
+            self._renew()
+            return
+        for group, robots in groups.items():
+            self.leases[group].send(np.concatenate([step.targets[name] for name in robots]))
+
+    def _request_ritual(self, step: RitualStep, asked_at: dict[str, float]) -> None:
+        """Pass on torque and recovery requests; the ritual repeats them until they are done."""
+        now = time.monotonic()
+        for request in step.torque:
+            if now - asked_at.get(request.arm, 0.0) > REQUEST_PAUSE_S:
+                asked_at[request.arm] = now
+                joints = [bool(joint) for joint in request.joints]
+                body = {"robot": request.arm, "joints": joints, "on": request.on}
+                self.client.post("torque", body)
+        if step.recover and now - asked_at.get("", 0.0) > REQUEST_PAUSE_S:
+            asked_at[""] = now
+            for group in self.leases:
+                self.client.post("reset", {"group": group})
+                self.client.post("arm", {"group": group})
+
+    # -- following ---------------------------------------------------------------------------
+
+    def step(self) -> bool:
+        """Pass on the operator's newest motion; True when there was one. Never blocks.
+
+        LeaseError when somebody took over.
+        """
+        reading = self.device.read()
+        lease = self.leases[self.follower_group]
+        if reading is None:
+            self._renew()
+            return False
+        t_ns, target = reading
+        lease.send(target, t_ns)
+        self.sent += 1
+        if self.sent % 256 == 0:
+            self._renew()
+        return True
+
+    def trouble(self) -> str | None:
+        """Why the followers don't follow (a stop, a fault), None when they do."""
+        for name in self.station.groups[self.follower_group].robots:
+            tick = self.client.tick(name)
+            if tick["lifecycle"] != Lifecycle.ARMED:
+                status = self.client.status()["groups"][self.follower_group]
+                return str(status["stop"] or Lifecycle(int(tick["lifecycle"])).name.lower())
+        return None
+
+    def recover(self) -> None:
+        """Reset faults and stops of all groups held; ``engage`` then starts again."""
+        for group in self.leases:
+            self._during(self.client.post("reset", {"group": group}), f"resetting {group}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Teleoperate: performs the start ritual (all arms move to the start pose; close every "
+        "leader gripper to begin), then the followers follow the leaders until Ctrl-C. After a "
+        "stop or fault press r to reset and engage again. The station must be served already."
+    )
+    parser.epilog = "example: robot-stack teleop configs/aloha_virtual.yaml"
+    parser.add_argument("station", help="station file (YAML)")
+    parser.add_argument(
+        "--wait", type=float, metavar="S", help="give up when no gripper closes for S seconds"
+    )
+    parser.add_argument("--seconds", type=float, metavar="S", help="end after S seconds of motion")
+    parser.add_argument(
+        "--auto-recover", action="store_true", help="after a fault, reset and engage by itself"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object only")
+
+
+def run(args: argparse.Namespace) -> int:
+    station = load_station(args.station)
+    registry.load("robot", "aloha")  # a missing SDK is told before anything is armed
+    ended = False
+
+    def on_signal(*_: object) -> None:
+        nonlocal ended
+        ended = True
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+    out = sys.stderr if args.json else sys.stdout
+
+    def say(text: str) -> None:
+        print(f"teleop: {text}", file=out, flush=True)
+
+    summary: dict[str, Any] = {"ok": True, "commands": 0, "recoveries": 0}
+    with (
+        StationClient(station.station) as client,
+        TeleopSession(station, client, say=say) as teleop,
+    ):
+        setup(PRIORITY)
+        teleop.engage(wait_s=args.wait, cancelled=lambda: ended)
+        began = looked = time.monotonic()
+        say("following; r resets after a fault, Ctrl-C ends")
+        while not ended and (args.seconds is None or time.monotonic() - began < args.seconds):
+            teleop.step()
+            sleep_until(time.monotonic_ns() + POLL_NS)
+            if time.monotonic() - looked < 0.25:
+                continue
+            looked = time.monotonic()
+            trouble = teleop.trouble()
+            if trouble is None:
+                continue
+            teleop._tell(f"stopped: {trouble}; press r to reset and engage again")
+            if args.auto_recover or _pressed("r"):
+                try:
+                    teleop.recover()
+                    teleop.engage(wait_s=args.wait, cancelled=lambda: ended)
+                    summary["recoveries"] += 1
+                except LeaseError:
+                    raise
+                except RobotStackError as error:
+                    teleop._tell(str(error))
+        summary["commands"] = teleop.sent
+    if args.json:
+        print(json.dumps(summary))
+    else:
+        say(f"ended after {summary['commands']} commands; all arms hold")
+    return 0
+
+
+def _pressed(key: str) -> bool:
+    """Whether a line starting with ``key`` waits on a terminal's standard input."""
+    if not sys.stdin.isatty() or not select.select([sys.stdin], [], [], 0)[0]:
+        return False
+    return sys.stdin.readline().strip().lower().startswith(key)

@@ -1,0 +1,407 @@
+"""The arm process: read, pick the command, guard, filter, write, publish; at the bus's own rate.
+
+This loop is the only place that writes to a robot, and every target passes the SafetyFilter on
+its way. It runs no second Python thread, talks through shared memory alone, and leaves torque as
+it is whenever it ends, so that neither a restart nor a crash drops an arm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_stack import registry
+from robot_stack.config import Station, load_station
+from robot_stack.errors import BusError, DeviceError, RobotStackError, SharedMemoryError
+from robot_stack.interfaces import CollisionGuard, Robot
+from robot_stack.realtime import Rate, setup
+from robot_stack.records import OrderKind, orders_path, ring_path, tick_record
+from robot_stack.safety.filter import SafetyFilter
+from robot_stack.shared_memory import Flag, Ring, RingWriter
+from robot_stack.types import Difference, Lifecycle, RobotState, Source, StopCategory
+
+from .chunk_buffer import ChunkBuffer
+from .inbox import Inbox
+from .peers import Peers
+
+__all__ = ["ArmProcess", "main"]
+
+HISTORY_S = 32.0  # the flight recorder reads the last 30 s from the ring
+SILENCE_S = 0.1  # a bus or joint that does not answer for this long is a fault
+RECONNECT_S = 0.5
+STANDSTILL = 1e-9  # change of the sent position between ticks that counts as standing still
+
+
+class ArmProcess:
+    """One robot's loop. ``run`` returns when a SHUTDOWN order or SIGTERM ends it."""
+
+    def __init__(self, station: Station, name: str, *, after_crash: bool = False) -> None:
+        self.station = station
+        self.name = name
+        self.config = station.robots[name]
+        self.group = station.group_of(name)
+        self.robot: Robot = registry.load("robot", self.config.driver).from_config(
+            self.config, station
+        )
+        self.spec = self.robot.spec
+        specs = _group_specs(station, self.group.robots)
+        start = 0
+        for robot in self.group.robots[: self.group.robots.index(name)]:
+            start += specs[robot]
+        self.rate_hz = self.config.rate_hz or self.robot.rate_hz
+        self.period_s = 1.0 / self.rate_hz
+        dof = self.spec.dof
+        self.filter = SafetyFilter(self.spec, self.period_s)
+        self.buffer = ChunkBuffer(dof, stale_s=self.group.stale_s)
+        self.inbox = Inbox(station.station, self.group.name, slice(start, start + dof), self.buffer)
+        peers = [robot for robot in self.group.robots if robot != name]
+        self.peers = Peers(station.station, peers, self.group.peer_timeout_s)
+        self.guard: CollisionGuard | None = None
+        if self.group.guard is not None:
+            index = self.group.robots.index(name)
+            self.guard = registry.load("guard", self.group.guard).for_robot(index)
+        self.stop = Flag(ring_path(station.station, "stop", self.group.name))
+        self.lifecycle = Lifecycle.STARTING
+        self.fault = ""
+        self.connected = False
+        self.ended = False
+        self.order_done = -1
+        self.retries = 0
+        self.tick = 0
+        self.state = RobotState(
+            t_ns=time.monotonic_ns(),
+            q=np.full(dof, math.nan),
+            dq=np.full(dof, math.nan),
+            tau=np.full(dof, math.nan),
+            age_s=np.full(dof, math.inf),
+        )
+        self.sent: NDArray[np.float64] = np.full(dof, math.nan)
+        self.rest = self.sent
+        self.sent_t_ns = -1
+        self.torque: NDArray[np.bool_] = np.zeros(dof, dtype=bool)
+        self._asked = np.full(dof, math.nan)
+        self._heard_s = time.monotonic()
+        self._retry_at_s = 0.0
+        self._chunk = (-1, -1)
+        self._orders: Ring | None = None
+        self._next_order = 0
+        self._after_crash = after_crash
+        self._standing = True
+        self._stepped_s = time.monotonic()
+        self._distance = math.nan
+        self._others: NDArray[np.float64] | None = None
+        self._record = np.zeros(1, tick_record(dof))
+        self._ring = RingWriter(
+            ring_path(station.station, "arm", name),
+            self._record.dtype,
+            int(HISTORY_S * self.rate_hz),
+            meta={
+                "robot": name,
+                "group": self.group.name,
+                "embodiment": self.spec.embodiment,
+                "joints": list(self.spec.names),
+                "units": [joint.unit for joint in self.spec.joints],
+                "rate_hz": self.rate_hz,
+            },
+        )
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+        report = setup(self.config.priority, self.config.cpu)
+        print(f"{self.name}: {self.rate_hz:.0f} Hz, {report}", flush=True)
+        rate = Rate(self.rate_hz)
+        while not self.ended:
+            lateness_ns = rate.wait()
+            woke_ns = time.monotonic_ns()
+            difference, distance = self.turn()
+            self._publish(difference, distance, lateness_ns, rate.overruns, woke_ns)
+        self.lifecycle = Lifecycle.ENDED
+        self._publish(Difference.NONE, math.nan, 0, rate.overruns, time.monotonic_ns())
+        self.robot.disconnect()
+        self._ring.close()
+
+    def _on_signal(self, *_: object) -> None:
+        self.ended = True
+
+    def turn(self) -> tuple[Difference, float]:
+        """One tick: returns why sent differs from asked, and the guard's distance."""
+        self._asked[:] = math.nan
+        if not self.connected and not self._connect():
+            self._take_orders()
+            return Difference.NOT_WRITTEN, math.nan
+        self._read()
+        now_ns = time.monotonic_ns()
+        self._watch(now_ns)
+        self._take_orders()
+        if not self.connected:
+            return Difference.NOT_WRITTEN, math.nan
+        leased = self.inbox.poll(now_ns)
+        target, difference = self._pick(now_ns, leased)
+        return self._send(target, difference)
+
+    # -- read --------------------------------------------------------------------------------
+
+    def _connect(self) -> bool:
+        if time.monotonic() < self._retry_at_s:
+            return False
+        first = self.lifecycle is Lifecycle.STARTING
+        try:
+            self.robot.connect()
+            self.state = self.robot.read(0.1)
+            self.torque = self.robot.torque()
+            self.sent = np.asarray(self.robot.held(), dtype=np.float64)
+        except DeviceError as error:
+            self.robot.disconnect()
+            self._fail(str(error))
+            self._retry_at_s = time.monotonic() + RECONNECT_S
+            return False
+        self.connected = True
+        self._heard_s = time.monotonic()
+        self._hold_here()
+        if first:
+            self.lifecycle = Lifecycle.DISARMED
+            if self._after_crash:
+                self._fail("the arm process died and was started again")
+        return True
+
+    def _read(self) -> None:
+        try:
+            self.state = self.robot.read(max(0.01, self.period_s))
+            self._heard_s = time.monotonic()
+        except BusError as error:
+            self.retries += 1
+            silent_s = time.monotonic() - self._heard_s
+            if silent_s > SILENCE_S:
+                self._fail(f"no answer for {silent_s:.2f} s: {error}")
+                self.robot.disconnect()
+                self.connected = False
+
+    def _watch(self, now_ns: int) -> None:
+        """Notice own faults, peers in trouble and the stop flag."""
+        if self.connected:
+            trouble = self.robot.faults()
+            if trouble is None and self.state.age_s.max() > SILENCE_S:
+                joint = self.spec.joints[int(self.state.age_s.argmax())].name
+                trouble = f"{joint} has not answered for {self.state.age_s.max():.2f} s"
+            if trouble is not None:
+                self._fail(trouble)
+        peer = self.peers.poll(now_ns)
+        if peer is not None and self.lifecycle is Lifecycle.ARMED:
+            self.stop.set(int(StopCategory.HOLD) + 1, peer)
+        if self.stop.value and self.lifecycle in (Lifecycle.ARMED, Lifecycle.DISARMED):
+            self.lifecycle = Lifecycle.STOPPED
+
+    def _fail(self, reason: str) -> None:
+        """Latch a fault and stop the whole group; the first reason stays."""
+        if self.lifecycle is Lifecycle.FAULT:
+            return
+        self.lifecycle = Lifecycle.FAULT
+        self.fault = reason
+        self.stop.set(int(StopCategory.HOLD) + 1, f"{self.name}: {reason}")
+        print(f"{self.name}: fault: {reason}", file=sys.stderr, flush=True)
+
+    # -- orders ------------------------------------------------------------------------------
+
+    def _take_orders(self) -> None:
+        try:
+            if self._orders is None:
+                path = orders_path(self.station.station, self.name)
+                if not path.exists():
+                    return
+                self._orders = Ring(path)
+                self._next_order = self._orders.count  # what a predecessor was told is not ours
+            elif self._orders.closed and self._orders.reopen():
+                self._next_order = 0
+            if self._orders.count == self._next_order:
+                return
+            first, orders = self._orders.since(self._next_order)
+        except SharedMemoryError:
+            return
+        self._next_order = first + len(orders)
+        for order in orders:
+            if int(order["seq"]) <= self.order_done:  # repeated after a supervisor's restart
+                continue
+            try:
+                self._carry_out(OrderKind(int(order["kind"])), order)
+            except DeviceError as error:
+                self._fail(str(error))
+            self.order_done = int(order["seq"])
+
+    def _carry_out(self, kind: OrderKind, order: Any) -> None:
+        if kind is OrderKind.ARM:
+            if self.lifecycle is Lifecycle.DISARMED and self.connected:
+                self.buffer.clear()
+                self.lifecycle = Lifecycle.ARMED
+        elif kind is OrderKind.DISARM:
+            if self.lifecycle is Lifecycle.ARMED:
+                self.lifecycle = Lifecycle.DISARMED
+        elif kind is OrderKind.RESET:
+            self._reset()
+        elif kind is OrderKind.TORQUE and self.connected:
+            joints = [bool(bit) for bit in order["mask"][: self.spec.dof]]
+            self.robot.set_torque(joints, bool(order["value"]))
+            self.torque = self.robot.torque()
+            self.state = self.robot.read(0.1)
+            self._rebase()
+        elif kind is OrderKind.SHUTDOWN:
+            self.ended = True
+
+    def _reset(self) -> None:
+        """Clear a latched stop or fault where the device can; never moves, never drops."""
+        if not self.connected:
+            return
+        if self.robot.faults() is not None:
+            self.robot.recover()
+        self.state = self.robot.read(0.1)
+        self.torque = self.robot.torque()
+        self.sent = np.asarray(self.robot.held(), dtype=np.float64)
+        self._hold_here()
+        self.buffer.clear()
+        if self.lifecycle in (Lifecycle.FAULT, Lifecycle.STOPPED):
+            self.lifecycle = Lifecycle.DISARMED
+            self.fault = ""
+
+    def _hold_here(self) -> None:
+        self.rest = self.sent
+        self.filter.reset(self.sent)
+
+    def _rebase(self) -> None:
+        """Start again from the device's goals where it has torque, from where it is elsewhere."""
+        self.sent = np.where(self.torque, self.robot.held(), self.state.q)
+        self._hold_here()
+
+    # -- command to write --------------------------------------------------------------------
+
+    def _pick(self, now_ns: int, leased: bool) -> tuple[NDArray[np.float64] | None, Difference]:
+        if self.lifecycle is not Lifecycle.ARMED:
+            stopped = self.lifecycle in (Lifecycle.STOPPED, Lifecycle.FAULT)
+            return None, Difference.STOPPED if stopped else Difference.DISARMED
+        if not leased:
+            return None, Difference.OUT_OF_LEASE
+        if time.monotonic() - self._heard_s > SILENCE_S / 2:
+            return None, Difference.STALE
+        sample = self.buffer.target(now_ns)
+        difference = sample.difference | self.inbox.refused
+        if sample.target is not None:
+            self._asked[:] = sample.target
+        self._chunk = (sample.chunk_id, sample.index)
+        return sample.target, difference
+
+    def _send(
+        self, target: NDArray[np.float64] | None, difference: Difference
+    ) -> tuple[Difference, float]:
+        if not self.torque.any():  # backdriven by hand: nothing to send, follow where it is
+            self._rebase()
+            return difference | Difference.TORQUE_OFF, math.nan
+        now_s = time.monotonic()
+        dt_s, self._stepped_s = now_s - self._stepped_s, now_s
+        self._distance = math.nan
+        self._others = self.peers.goals() if self.guard is not None else None
+        clearance = self._clearance if self._others is not None else None
+        result = self.filter.step(target, dt_s, guard=clearance)
+        difference |= result.difference
+        distance = self._distance
+        if not self.torque.all():
+            difference |= Difference.TORQUE_OFF
+        try:
+            self.robot.write(result.sent)
+        except BusError as error:
+            self._fail(str(error))
+            return difference | Difference.NOT_WRITTEN, distance
+        self._standing = bool(np.abs(result.sent - self.sent).max() < STANDSTILL)
+        self.sent, self.rest = result.sent, result.rest
+        self.sent_t_ns = time.monotonic_ns()
+        self._power_off_when_standing()
+        return difference, distance
+
+    def _clearance(self, held: NDArray[np.float64], rest: NDArray[np.float64]) -> float:
+        """How much of a step is free of collision, for the filter."""
+        assert self.guard is not None and self._others is not None
+        free, self._distance = self.guard.check(held, rest, self._others)
+        return free
+
+    def _power_off_when_standing(self) -> None:
+        """Stop category 1, for robots that do not fall: torque off once it stands still."""
+        if (
+            self.stop.value == int(StopCategory.STOP_THEN_OFF) + 1
+            and not self.config.falls
+            and self._standing
+            and self.torque.any()
+        ):
+            self.robot.set_torque([True] * self.spec.dof, False)
+            self.torque = self.robot.torque()
+
+    # -- publish -----------------------------------------------------------------------------
+
+    def _publish(
+        self, difference: Difference, distance: float, lateness_ns: int, overruns: int, woke_ns: int
+    ) -> None:
+        record = self._record[0]
+        state, inbox = self.state, self.inbox
+        record["t_ns"] = state.t_ns if self.connected else woke_ns
+        record["tick"] = self.tick
+        record["q"] = state.q
+        record["dq"] = state.dq
+        record["tau"] = state.tau
+        record["age_s"] = state.age_s
+        record["asked"] = self._asked
+        record["sent"] = self.sent
+        record["rest"] = self.rest
+        record["sent_t_ns"] = self.sent_t_ns
+        record["difference"] = int(difference)
+        record["source"] = int(inbox.source) if self.lifecycle is Lifecycle.ARMED else Source.NONE
+        record["lifecycle"] = int(self.lifecycle)
+        record["torque"] = self.torque
+        record["stop"] = self.stop.value
+        record["token"] = inbox.token
+        record["command_seq"] = inbox.seq
+        record["command_t_ns"] = inbox.command_t_ns
+        record["chunk_id"], record["chunk_index"] = self._chunk
+        record["order_done"] = self.order_done
+        record["distance"] = distance
+        record["lateness_ns"] = lateness_ns
+        record["busy_ns"] = time.monotonic_ns() - woke_ns
+        record["retries"] = self.retries
+        record["overruns"] = overruns
+        record["fault"] = self.fault.encode()[:160]
+        self._ring.publish(record)
+        self.tick += 1
+
+
+def _group_specs(station: Station, robots: tuple[str, ...]) -> dict[str, int]:
+    """Degrees of freedom of each robot of a group, from its driver's spec."""
+    sizes = {}
+    for name in robots:
+        config = station.robots[name]
+        robot = registry.load("robot", config.driver).from_config(config, station)
+        sizes[name] = robot.spec.dof
+    return sizes
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="One robot's real-time loop.")
+    parser.add_argument("--station-file", required=True)
+    parser.add_argument("--robot", required=True)
+    parser.add_argument("--after-crash", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        station = load_station(options.station_file)
+        ArmProcess(station, options.robot, after_crash=options.after_crash).run()
+    except RobotStackError as error:
+        print(f"{options.robot}: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

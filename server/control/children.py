@@ -1,0 +1,129 @@
+"""Child processes of the supervisor: started in sessions of their own, adopted by its successor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from robot_stack.shared_memory import runtime_dir
+
+__all__ = ["Child"]
+
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+CALM_S = 30.0  # a child that ran this long starts again without back-off
+
+
+def _started_at(pid: int) -> str | None:
+    """The kernel's start time of a process (field 22 of /proc/pid/stat), None when it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+@dataclass
+class Child:
+    """One program under supervision. It outlives its supervisor, and a new one adopts it.
+
+    ``command`` starts it; ``crash_option`` is added when it is started again after dying.
+    """
+
+    station: str
+    name: str
+    command: list[str]
+    crash_option: str | None = None
+    restarts: int = 0
+    pid: int = -1
+    popen: subprocess.Popen[bytes] | None = None
+    _started: str | None = None
+    _since: float = 0.0
+    _retry_at: float = 0.0
+    _streak: int = 0
+    log: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = runtime_dir(self.station) / f"{self.name}.log"
+        self._pid_file = runtime_dir(self.station) / f"pid.{self.name}"
+
+    def adopt(self) -> bool:
+        """Take over a living process that an earlier supervisor started."""
+        try:
+            pid, started = self._pid_file.read_text().split()
+        except (OSError, ValueError):
+            return False
+        if _started_at(int(pid)) != started:
+            return False
+        self.pid, self._started, self._since = int(pid), started, time.monotonic()
+        return True
+
+    def left_behind(self) -> bool:
+        """Whether an earlier incarnation died without being ended (its pid file is still there)."""
+        return self._pid_file.exists()
+
+    def start(self, *, after_crash: bool) -> None:
+        command = list(self.command)
+        if after_crash and self.crash_option:
+            command.append(self.crash_option)
+        with self.log.open("ab") as log:
+            self.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.pid = self.popen.pid
+        self._started = _started_at(self.pid)
+        self._since = time.monotonic()
+        self._pid_file.write_text(f"{self.pid} {self._started}")
+
+    def alive(self) -> bool:
+        if self.popen is not None and self.popen.poll() is not None:
+            return False
+        return self.pid > 0 and _started_at(self.pid) == self._started
+
+    def revive(self) -> bool:
+        """Start a dead child again, with growing pauses; True when it was started just now."""
+        now = time.monotonic()
+        if self._retry_at == 0.0:
+            self._streak = 0 if now - self._since > CALM_S else self._streak + 1
+            self._retry_at = now + BACKOFF_S[min(self._streak, len(BACKOFF_S) - 1)]
+        if now < self._retry_at:
+            return False
+        self._retry_at = 0.0
+        self.restarts += 1
+        self.start(after_crash=True)
+        return True
+
+    def signal(self, number: int) -> None:
+        if self.alive():
+            os.kill(self.pid, number)
+
+    def end(self, timeout_s: float) -> None:
+        """Wait for the child to end; SIGTERM half-way, SIGKILL at the end of ``timeout_s``."""
+        deadline = time.monotonic() + timeout_s
+        told = False
+        while self.alive():
+            left = deadline - time.monotonic()
+            if left < timeout_s / 2 and not told:
+                self.signal(signal.SIGTERM)
+                told = True
+            if left < 0:
+                self.signal(signal.SIGKILL)
+            time.sleep(0.01)
+        if self.popen is not None:
+            self.popen.wait()
+        self._pid_file.unlink(missing_ok=True)
+
+    def last_words(self, lines: int = 3) -> str:
+        """The end of the child's log, for messages about its death."""
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
