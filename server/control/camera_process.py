@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +23,7 @@ from robot_stack.records import frame_record, ring_path
 from robot_stack.registry import load
 from robot_stack.shared_memory import RingWriter
 from robot_stack.spec import CameraSpec
+from robot_stack.types import Frame
 
 __all__ = ["main", "ring_slots", "run_camera"]
 
@@ -67,30 +67,21 @@ class _StopRequest:
 def run_camera(station: str, camera_name: str, camera: Camera, slots: int | None = None) -> None:
     """Publish frames until SIGTERM or SIGINT; call from a process's main thread.
 
-    The ring is made at the first successful connect, since it names what was found there.
+    The ring is made at the first frame, since its meta says what the camera turned out to be.
     SharedMemoryError when another process already writes this camera's ring or there is no room.
     """
     stop = _StopRequest()
-    path = ring_path(station, "camera", camera_name)
-    spec = camera.spec
-    ring: RingWriter | None = None
+    output = _Output(station, camera_name, camera, slots)
     pause_s = FIRST_PAUSE_S
     try:
         while not stop.requested:
-            before = ring.count if ring is not None else 0
+            before = output.frames
             try:
                 camera.connect()
-                if ring is None:
-                    ring = RingWriter(
-                        path,
-                        frame_record(spec.width, spec.height, depth=spec.depth),
-                        slots or ring_slots(spec, path.parent),
-                        _ring_meta(camera),
-                    )
-                log.info("%s: connected (%s)", camera_name, camera.meta.get("serial") or "-")
-                _stream(camera, ring, lambda: stop.requested)
+                log.info("%s: connected (serial %s)", camera_name, camera.meta.get("serial"))
+                _stream(camera, output, stop)
             except DeviceError as error:
-                if ring is not None and ring.count > before:
+                if output.frames > before:
                     pause_s = FIRST_PAUSE_S
                 log.warning("%s; trying again in %.2g s", error, pause_s)
                 camera.disconnect()
@@ -98,51 +89,75 @@ def run_camera(station: str, camera_name: str, camera: Camera, slots: int | None
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     finally:
         camera.disconnect()
-        if ring is not None:
-            ring.close()
+        output.close()
 
 
-def _ring_meta(camera: Camera) -> dict[str, object]:
-    spec = camera.spec
-    return {
-        "name": spec.name,
-        "width": spec.width,
-        "height": spec.height,
-        "fps": spec.fps,
-        "depth": spec.depth,
-        **camera.meta,
-    }
-
-
-def _stream(camera: Camera, ring: RingWriter, ended: Callable[[], bool]) -> None:
-    """Frames into the ring until ``ended``; DeviceError when the camera is gone."""
-    spec = camera.spec
-    shape = (spec.height, spec.width, 3)
+def _stream(camera: Camera, output: _Output, stop: _StopRequest) -> None:
+    """Frames into the ring until ``stop``; DeviceError when the camera is gone."""
     last = time.monotonic()
     silent = False
-    while not ended():
+    while not stop.requested:
         frame = camera.read(READ_TIMEOUT_S)
         now = time.monotonic()
         if frame is None:
-            if not silent and now - last > max(SILENCE_S, 5 / spec.fps):
+            if not silent and now - last > max(SILENCE_S, 5 / camera.spec.fps):
                 silent = True
-                log.warning("%s: no frame for %.1f s", spec.name, now - last)
+                log.warning("%s: no frame for %.1f s", camera.spec.name, now - last)
             continue
+        output.publish(frame)
+        if silent:
+            log.warning("%s: frames again", camera.spec.name)
+        silent, last = False, now
+
+
+class _Output:
+    """The ring of one camera, made when there is something to put into it."""
+
+    def __init__(self, station: str, name: str, camera: Camera, slots: int | None) -> None:
+        self._path = ring_path(station, "camera", name)
+        self._camera = camera
+        self._spec = camera.spec
+        self._slots = slots or ring_slots(self._spec, self._path.parent)
+        self._ring: RingWriter | None = None
+
+    @property
+    def frames(self) -> int:
+        return self._ring.count if self._ring is not None else 0
+
+    def publish(self, frame: Frame) -> None:
+        spec = self._spec
+        shape = (spec.height, spec.width, 3)
         if frame.image.shape != shape or (spec.depth and frame.depth is None):
             raise DeviceError(
                 f"camera {spec.name}: got an image of shape {frame.image.shape} where {shape} "
                 f"{'with depth ' if spec.depth else ''}was configured; correct width, height and "
                 "depth in the station file"
             )
-        with ring.writing() as record:
+        if self._ring is None:
+            self._ring = self._create()
+        with self._ring.writing() as record:
             record["t_ns"] = frame.t_ns
             record["seq"] = frame.seq
             record["image"][...] = frame.image
             if spec.depth:
                 record["depth"][...] = frame.depth
-        if silent:
-            log.warning("%s: frames again", spec.name)
-        silent, last = False, now
+
+    def _create(self) -> RingWriter:
+        spec = self._spec
+        meta = {
+            "name": spec.name,
+            "width": spec.width,
+            "height": spec.height,
+            "fps": spec.fps,
+            "depth": spec.depth,
+            **self._camera.meta,
+        }
+        record = frame_record(spec.width, spec.height, depth=spec.depth)
+        return RingWriter(self._path, record, self._slots, meta)
+
+    def close(self) -> None:
+        if self._ring is not None:
+            self._ring.close()
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -41,9 +41,9 @@ def noise(height: int, width: int, seed: int = 0) -> Image:
 def jpeg(image: Image, quality: int) -> Image:
     ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert ok
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    decoded: Image | None = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert decoded is not None
-    return decoded.astype(np.uint8)
+    return decoded
 
 
 @given(stamps, sizes)
