@@ -14,7 +14,14 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.worlds.aloha_servos import ARM_DRIVES, FINGER_RANGE, GRIPPER_DRIVE, VX300S_GRIPPER
+from hardware.aloha.rig import ARMS, GRIPPERS
+from hardware.worlds.aloha_servos import (
+    ARM_DRIVES,
+    FINGER_RANGE,
+    GRIPPER_DRIVE,
+    VX300S_GRIPPER,
+    finger_slope,
+)
 from hardware.worlds.assets import gym_aloha_assets
 
 __all__ = [
@@ -43,19 +50,21 @@ CAMERAS = {
     "cam_left_wrist": "left_wrist",
     "cam_right_wrist": "right_wrist",
 }
-# Arm joints and the gripper servo's joint, in rad (tonyzhaozh/aloha constants).
-START = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0, -0.45)
-SLEEP = (0.0, -1.7, 1.55, 0.12, 0.65, 0.0, -0.6213)
+# Six arm joints and the closed gripper's servo, in rad.
+CLOSED = GRIPPERS["stanford"]["vx300s"].joint_closed
+START = (*ARMS["vx300s"].home, CLOSED)
+SLEEP = (*ARMS["vx300s"].sleep, CLOSED)
 
 TIMESTEP_S = 0.002
 SUCCESS_HOLD_S = 0.5
 REWARD_HELD_BY_LEFT = 4
 
 
-# Near the open dead centre the crank would turn any torque into infinite force.
-MIN_SLOPE = 0.004
 # The finger as a linear servo (N/m, N s/m): stiff enough that the current limit decides the grip.
 _FINGER_STIFFNESS, _FINGER_DAMPING, _FINGER_ARMATURE = 4000.0, 80.0, 0.5
+
+# Which joint's servo drives each of an arm's eight actuators: both fingers hang on the gripper.
+_ACTUATOR_JOINT = np.array([0, 1, 2, 3, 4, 5, 6, 6])
 
 
 def _spec() -> mujoco.MjSpec:
@@ -135,9 +144,9 @@ class AlohaTransferCube:
     """Cube transfer: the right arm lifts the cube and hands it to the left.
 
     Joint vectors have shape (7,): six arm joints and the gripper servo, in rad. ``goals``,
-    ``torque`` and ``strength`` are (2, 7), left then right, and are read at every step: where the
-    drive pulls, whether it pulls, and what fraction of its full effort it may use (for the
-    gripper: the current limit in A).
+    ``torque``, ``gain`` and ``strength`` are (2, 7), left then right, and are read at every step:
+    where the drive pulls, whether it pulls, how stiffly (1: the factory's P gain), and what
+    fraction of its stall torque it may use.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -145,10 +154,11 @@ class AlohaTransferCube:
         self.data = mujoco.MjData(self.model)
         self.goals: Array = np.zeros((2, 7))
         self.torque: NDArray[np.bool_] = np.zeros((2, 7), dtype=np.bool_)
+        self.gain: Array = np.ones((2, 7))
         self.strength: Array = np.ones((2, 7))
         m = self.model
         self._gain = m.actuator_gainprm[:, 0].copy()
-        self._bias = m.actuator_biasprm[:, 1:3].copy()
+        self._damping = m.actuator_biasprm[:, 2].copy()
         self._force = m.actuator_forcerange[:, 1].copy()
         self._box = m.geom("red_box").id
         self._table = m.geom("table").id
@@ -194,39 +204,36 @@ class AlohaTransferCube:
         m, ctrl = self.model, self.data.ctrl
         for arm in (LEFT, RIGHT):
             first = 8 * arm
-            power = self.torque[arm].astype(np.float64)
-            m.actuator_gainprm[first : first + 6, 0] = self._gain[first : first + 6] * power[:6]
-            m.actuator_biasprm[first : first + 6, 1:3] = (
-                self._bias[first : first + 6] * power[:6, None]
-            )
-            limit = self._force[first : first + 6] * self.strength[arm, :6]
-            m.actuator_forcerange[first : first + 6, 0] = -limit
-            m.actuator_forcerange[first : first + 6, 1] = limit
+            theta = VX300S_GRIPPER.joint(float(self.data.qpos[first + 6]))
+            # One horn: half of the servo's torque for each finger.
+            force = GRIPPER_DRIVE.stall / finger_slope(theta) / 2.0
+            rows = slice(first, first + 8)
+            power = self.torque[arm][_ACTUATOR_JOINT]
+            gain = self.gain[arm][_ACTUATOR_JOINT] * power
+            limit = self._force[rows].copy()
+            limit[6:] = force
+            limit *= self.strength[arm][_ACTUATOR_JOINT] * power
+            m.actuator_gainprm[rows, 0] = self._gain[rows] * gain
+            m.actuator_biasprm[rows, 1] = -self._gain[rows] * gain
+            m.actuator_biasprm[rows, 2] = self._damping[rows] * power
+            m.actuator_forcerange[rows, 0] = -limit
+            m.actuator_forcerange[rows, 1] = limit
+            goal = VX300S_GRIPPER.finger(min(pi / 2, max(-pi / 2, float(self.goals[arm, 6]))))
             ctrl[first : first + 6] = self.goals[arm, :6]
-
-            theta = VX300S_GRIPPER.theta(float(self.data.qpos[first + 6]))
-            slope = max(VX300S_GRIPPER.slope(theta), MIN_SLOPE)
-            current = min(float(self.strength[arm, 6]), GRIPPER_DRIVE.stall_current) * power[6]
-            force = 0.5 * GRIPPER_DRIVE.torque_per_ampere * current / slope
-            fingers = slice(first + 6, first + 8)
-            m.actuator_gainprm[fingers, 0] = self._gain[fingers] * power[6]
-            m.actuator_biasprm[fingers, 1:3] = self._bias[fingers] * power[6]
-            m.actuator_forcerange[fingers] = (-force, force)
-            goal = VX300S_GRIPPER.finger(float(np.clip(self.goals[arm, 6], -pi / 2, pi / 2)))
-            ctrl[fingers] = (goal, -goal)
+            ctrl[first + 6 : first + 8] = (goal, -goal)
 
     def positions(self, arm: int) -> Array:
         """Joint angles (7,) in rad; the gripper's is its servo's."""
         q = np.array(self.data.qpos[8 * arm : 8 * arm + 7])
-        q[6] = VX300S_GRIPPER.theta(float(q[6]))
+        q[6] = VX300S_GRIPPER.joint(float(q[6]))
         return q
 
     def velocities(self, arm: int) -> Array:
         """Joint velocities (7,) in rad/s."""
         first = 8 * arm
         dq = np.array(self.data.qvel[first : first + 7])
-        theta = VX300S_GRIPPER.theta(float(self.data.qpos[first + 6]))
-        dq[6] /= max(VX300S_GRIPPER.slope(theta), MIN_SLOPE)
+        theta = VX300S_GRIPPER.joint(float(self.data.qpos[first + 6]))
+        dq[6] /= finger_slope(theta)
         return dq
 
     def currents(self, arm: int) -> Array:
@@ -237,8 +244,8 @@ class AlohaTransferCube:
             [f / drive.torque_per_ampere for f, drive in zip(force[:6], ARM_DRIVES, strict=True)]
             + [0.0]
         )
-        theta = VX300S_GRIPPER.theta(float(self.data.qpos[first + 6]))
-        slope = max(VX300S_GRIPPER.slope(theta), MIN_SLOPE)
+        theta = VX300S_GRIPPER.joint(float(self.data.qpos[first + 6]))
+        slope = finger_slope(theta)
         amperes[6] = (force[6] - force[7]) * slope / GRIPPER_DRIVE.torque_per_ampere
         return amperes
 

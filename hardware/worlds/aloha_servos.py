@@ -1,9 +1,11 @@
-"""What moves a vx300s: its Dynamixel servos as MuJoCo drives, and the gripper's crank."""
+"""What moves a vx300s: its Dynamixel servos as MuJoCo drives, and the fingers' gearing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import asin, cos, pi, sin, sqrt
+from math import cos, pi, sin, sqrt
+
+from hardware.aloha.rig import ARMS
 
 __all__ = [
     "ARM_DRIVES",
@@ -11,40 +13,22 @@ __all__ = [
     "GRIPPER_DRIVE",
     "VX300S_GRIPPER",
     "Drive",
-    "GripperLinkage",
+    "finger_slope",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class GripperLinkage:
-    """The Interbotix crank that turns the gripper servo's angle into the fingers' half opening.
-
-    ``horn`` is the crank's radius and ``arm`` the rod's length, in metres. ``finger`` is one
-    finger's distance from the middle (m); ``theta`` the servo's joint angle (rad).
-    """
-
-    horn: float
-    arm: float
-
-    def finger(self, theta: float) -> float:
-        """Half opening in m for a servo angle in rad, monotone within +-pi/2."""
-        reach = self.horn * cos(theta)
-        return self.horn * sin(theta) + sqrt(self.arm**2 - reach**2)
-
-    def theta(self, finger: float) -> float:
-        """Servo angle in rad for a half opening in m; beyond the crank's reach it saturates."""
-        s = (finger**2 + self.horn**2 - self.arm**2) / (2.0 * finger * self.horn)
-        return asin(min(1.0, max(-1.0, s)))
-
-    def slope(self, theta: float) -> float:
-        """d finger / d theta in m/rad; zero at the dead centres (theta = +-pi/2)."""
-        reach = self.horn * cos(theta)
-        return reach * (1.0 + self.horn * sin(theta) / sqrt(self.arm**2 - reach**2))
-
-
-VX300S_GRIPPER = GripperLinkage(horn=0.022, arm=0.036)
+VX300S_GRIPPER = ARMS["vx300s"].linkage
 # The rod's range on the rig: .01844 m closed, .0580 m open, with a hair of play at both ends.
 FINGER_RANGE = (0.0180, 0.0580)
+# Near the open dead centre the crank would turn any torque into infinite force.
+MIN_SLOPE = 0.004
+
+
+def finger_slope(joint: float) -> float:
+    """d finger / d joint of a vx300s gripper in m/rad, kept away from the dead centres."""
+    horn, rod = VX300S_GRIPPER.horn_m, VX300S_GRIPPER.rod_m
+    across = horn * cos(joint)
+    return max(MIN_SLOPE, across * (1.0 + horn * sin(joint) / sqrt(rod**2 - across**2)))
 
 
 @dataclass(frozen=True, slots=True)
