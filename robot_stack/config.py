@@ -177,14 +177,19 @@ class _Loader(yaml.SafeLoader):
 
 def _plain(node: yaml.Node, file: str, loader: _Loader) -> Any:
     if isinstance(node, yaml.MappingNode):
+        own: dict[str, int] = {}
+        for key_node, _ in node.value:  # before merging: what `<<` brings may be overridden
+            line = key_node.start_mark.line + 1
+            if key_node.value in own:
+                first = own[key_node.value]
+                raise _fail(file, line, key_node.value, f"given twice (first on line {first})")
+            own[key_node.value] = line
         loader.flatten_mapping(node)
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = str(loader.construct_object(key_node, deep=True))
             line = key_node.start_mark.line + 1
-            if key in values:
-                raise _fail(file, line, key, f"given twice (first on line {lines[key]})")
             values[key] = _plain(value_node, file, loader)
             lines[key] = line
         return Section(values, file, node.start_mark.line + 1, lines)

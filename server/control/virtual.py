@@ -1,0 +1,82 @@
+"""`robot-stack virtual`: the world behind a virtual station, and words to it: faults, resets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+from robot_stack.config import Station, load_station
+from robot_stack.errors import ConfigError
+
+__all__ = ["add_arguments", "run"]
+
+FAULTS = "drop, corrupt, delay, unplug, plug, missing, overload, reboot"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Without an action: run the world of a virtual station in the foreground (emulated servo "
+        "buses on pseudo-terminals, physics behind them), until Ctrl-C. With one: tell a running "
+        "world something."
+    )
+    parser.epilog = f"""examples:
+  robot-stack virtual configs/aloha_virtual.yaml                run the world
+  robot-stack virtual configs/aloha_virtual.yaml --page         and its page, to move the leaders
+  robot-stack virtual STATION status                            what it is doing
+  robot-stack virtual STATION reset seed=3                      put the cube somewhere else
+  robot-stack virtual STATION script name=transfer_cube         let the scripted operator work
+  robot-stack virtual STATION fault robot=follower_left kind=unplug
+  robot-stack virtual STATION fault robot=follower_left kind=drop rate=0.1
+
+fault kinds: {FAULTS}
+"""
+    parser.add_argument("station", help="station file (YAML)")
+    parser.add_argument(
+        "action", nargs="?", help="status, reset, hand, release, script, fault, shutdown"
+    )
+    parser.add_argument("arguments", nargs="*", metavar="key=value", help="the action's arguments")
+    parser.add_argument("--page", action="store_true", help="serve the world's page (loopback)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object only")
+
+
+def run(args: argparse.Namespace) -> int:
+    station = load_station(args.station)
+    if station.world is None:
+        raise ConfigError(
+            f"{station.path} has no `world` section: only a virtual station has a world to run"
+        )
+    if args.action is not None:
+        return _tell(station, args.action, args.arguments, as_json=args.json)
+    command = [sys.executable, "-m", "hardware.worlds.world_process", station.path]
+    page = None
+    if args.page:
+        page = subprocess.Popen([sys.executable, "-m", "hardware.worlds.page", station.path])
+    try:
+        return subprocess.call(command)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        if page is not None:
+            page.terminate()
+            page.wait()
+
+
+def _tell(station: Station, action: str, arguments: list[str], *, as_json: bool) -> int:
+    from hardware.worlds.control import WorldClient
+
+    body: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument!r} is not key=value")
+        try:
+            body[key] = json.loads(text)
+        except ValueError:
+            body[key] = text
+    with WorldClient(station.station) as world:
+        reply = world.call(action, **body)
+    print(json.dumps(reply if as_json else reply, indent=None if as_json else 2))
+    return 0
