@@ -39,6 +39,7 @@ class Phase(StrEnum):
     WAITING_FOR_START = "waiting_for_start"
     MOVING = "moving"
     DONE = "done"
+    INTERRUPTED = "interrupted"
 
 
 class Hands(Protocol):
@@ -242,8 +243,9 @@ class ScriptedOperator:
     """Goes through the start ritual and one transfer; ``update`` is called at every world step.
 
     The ritual, from the person's side: the leaders drive home under torque; when the grippers go
-    limp, squeeze both; when the arms go limp too, the episode has begun. A pair of leaders that is
-    limp from the start (no ritual) begins at once.
+    limp, squeeze both; when the arms go limp too, the episode has begun. Without ``ritual`` the
+    person begins as soon as both leaders are limp. Torque that comes back takes the leaders out
+    of the person's hands: the transfer ends there.
     """
 
     def __init__(
@@ -254,59 +256,71 @@ class ScriptedOperator:
         *,
         seed: int = 0,
         noise: float = 1.0,
+        ritual: bool = True,
     ) -> None:
         self._hands = hands
         self._planning = plan_transfer(cube, seed, noise, kinematics)
         self._plan: TransferPlan | None = None
+        self._ritual = ritual
         self._since_s = 0.0
         self.phase = Phase.PLANNING
         self.action = ""
 
     @property
     def done(self) -> bool:
-        return self.phase is Phase.DONE
+        return self.phase in (Phase.DONE, Phase.INTERRUPTED)
 
     def cancel(self) -> None:
         """Let go of both leaders and stop."""
-        self._enter(Phase.DONE, self._since_s)
-        self._let_go()
+        self._end(Phase.INTERRUPTED)
 
     def _enter(self, phase: Phase, now_s: float) -> None:
         self.phase = phase
         self._since_s = now_s
 
-    def _let_go(self) -> None:
+    def _end(self, phase: Phase) -> None:
+        self.phase = phase
         for arm in (LEFT, RIGHT):
             self._hands.release(arm)
 
     def update(self, now_s: float) -> None:
-        """Do the next bit. ``now_s`` is any clock that grows with the world's time."""
+        """Do the next bit. ``now_s`` is any clock that grows with the world's time.
+
+        RobotStackError when the cube turns out to lie where an arm cannot take it.
+        """
         torque = [self._hands.torque(arm) for arm in (LEFT, RIGHT)]
-        arms_limp = not any(arm for arm, _ in torque)
-        grippers_limp = not any(gripper for _, gripper in torque)
+        arms = [arm for arm, _ in torque]
+        grippers = [gripper for _, gripper in torque]
         elapsed = now_s - self._since_s
-        if self.phase is Phase.PLANNING:
-            try:
-                next(self._planning)
-            except StopIteration as finished:
-                self._plan = finished.value
-                self._enter(Phase.WAITING_FOR_START if arms_limp else Phase.WAITING_FOR_HOME, now_s)
-        elif self.phase is Phase.WAITING_FOR_HOME:
-            if grippers_limp and elapsed > REACTION_S:
-                self._enter(Phase.SQUEEZING, now_s)
-            elif not grippers_limp:
-                self._since_s = now_s
-        elif self.phase is Phase.SQUEEZING:
-            self._squeeze(min(1.0, elapsed / SQUEEZE_S))
-            if elapsed > SQUEEZE_S:
-                self._enter(Phase.WAITING_FOR_START, now_s)
-        elif self.phase is Phase.WAITING_FOR_START:
-            if not (arms_limp and grippers_limp):
-                self._since_s = now_s
-            elif elapsed > REACTION_S:
-                self._begin(now_s)
-        elif self.phase is Phase.MOVING:
-            self._follow_plan(elapsed, now_s)
+        match self.phase:
+            case Phase.PLANNING:
+                try:
+                    next(self._planning)
+                except StopIteration as finished:
+                    self._plan = finished.value
+                    wait = Phase.WAITING_FOR_HOME if self._ritual else Phase.WAITING_FOR_START
+                    self._enter(wait, now_s)
+            case Phase.WAITING_FOR_HOME:
+                if not all(arms) or any(grippers):
+                    self._since_s = now_s
+                elif elapsed > REACTION_S:
+                    self._enter(Phase.SQUEEZING, now_s)
+            case Phase.SQUEEZING:
+                self._squeeze(min(1.0, elapsed / SQUEEZE_S))
+                if elapsed > SQUEEZE_S:
+                    self._enter(Phase.WAITING_FOR_START, now_s)
+            case Phase.WAITING_FOR_START:
+                if any(arms) or any(grippers):
+                    self._since_s = now_s
+                elif elapsed > REACTION_S:
+                    self._begin(now_s)
+            case Phase.MOVING:
+                if any(arms) or any(grippers):
+                    self._end(Phase.INTERRUPTED)
+                else:
+                    self._follow_plan(elapsed)
+            case Phase.DONE | Phase.INTERRUPTED:
+                pass
 
     def _squeeze(self, progress: float) -> None:
         for arm in (LEFT, RIGHT):
@@ -319,12 +333,11 @@ class ScriptedOperator:
         self._plan = self._plan.starting_at(joints)
         self._enter(Phase.MOVING, now_s)
 
-    def _follow_plan(self, elapsed: float, now_s: float) -> None:
+    def _follow_plan(self, elapsed: float) -> None:
         assert self._plan is not None
         target = self._plan.at(elapsed)
         self.action = self._plan.name(elapsed)
         for arm in (LEFT, RIGHT):
             self._hands.move(arm, target[arm, :6], float(target[arm, 6]))
         if elapsed >= self._plan.duration_s:
-            self._let_go()
-            self._enter(Phase.DONE, now_s)
+            self._end(Phase.DONE)

@@ -1,0 +1,67 @@
+"""The light client of a running world: JSON over its local ZeroMQ socket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from robot_stack.errors import ControlPlaneError
+from robot_stack.shared_memory import runtime_dir
+
+__all__ = ["WorldClient", "socket_path"]
+
+
+def socket_path(station: str) -> Path:
+    """Where a station's world listens."""
+    return runtime_dir(station) / "world.ipc"
+
+
+class WorldClient:
+    """Talks to a world. ``request`` answers or raises ControlPlaneError with the world's reason."""
+
+    def __init__(self, station: str, timeout_s: float = 2.0) -> None:
+        self._path = socket_path(station)
+        self._timeout_ms = round(timeout_s * 1000)
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+
+    def request(self, op: str, **arguments: Any) -> dict[str, Any]:
+        """Run one operation and return its answer, without ``ok``."""
+        if self._socket is None:
+            self._socket = self._context.socket(zmq.REQ)
+            self._socket.setsockopt(zmq.LINGER, 0)
+            self._socket.connect(f"ipc://{self._path}")
+        self._socket.send(json.dumps({"op": op, **arguments}).encode())
+        if not self._socket.poll(self._timeout_ms):
+            self._socket.close()
+            self._socket = None
+            raise ControlPlaneError(
+                f"the world at {self._path} did not answer {op!r} within "
+                f"{self._timeout_ms / 1000:g} s; start it with `robot-stack virtual`"
+            )
+        answer: dict[str, Any] = json.loads(self._socket.recv())
+        if not answer.pop("ok"):
+            raise ControlPlaneError(f"world {op}: {answer['error']}: {answer['message']}")
+        return answer
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

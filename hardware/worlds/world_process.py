@@ -1,0 +1,344 @@
+"""The world behind a virtual ALOHA station: one process with physics, four servo buses and hands.
+
+It stands for everything beyond the serial ports, so it is never under the supervisor: killing it
+is pulling the plug of the robot. One thread, one event loop: the buses answer as their packets
+arrive, and every 2 ms the physics, the hands and the control socket get their turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import gc
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.aloha.gripper import GripperCalibration
+from hardware.aloha.rig import BAUD, GRIPPERS, VELOCITY_LIMIT, ArmModel, arm_model
+from hardware.dynamixel.control_table import CURRENT_UNIT_MA
+from hardware.dynamixel.process import run as serve_buses
+from hardware.dynamixel.virtual import VirtualBus, VirtualServo
+from hardware.worlds.aloha import CLOSED, SIDES, TIMESTEP_S, AlohaTransferCube
+from hardware.worlds.aloha_servos import ARM_DRIVES, GRIPPER_DRIVE
+from hardware.worlds.client import socket_path
+from hardware.worlds.control import WorldServer
+from hardware.worlds.inverse_kinematics import both_arms
+from hardware.worlds.leaders import LeaderHands
+from hardware.worlds.operations import operations
+from hardware.worlds.operator import ScriptedOperator
+from robot_stack.config import Station, load_station
+from robot_stack.errors import ConfigError, DeviceError, RobotStackError
+from robot_stack.records import ring_path, world_record
+from robot_stack.shared_memory import RingWriter, runtime_dir
+
+__all__ = ["World", "WorldConfig", "WorldRobot", "main", "tty_path", "world_config"]
+
+STEP_HZ = 1.0 / TIMESTEP_S
+MOST_STEPS = 25  # physics steps at one turn: after a longer hiccup time is lost, not made up
+PUBLISH_EVERY, HANDS_EVERY = 5, 2  # turns: 100 Hz and 250 Hz
+RING_SLOTS = 256
+# The servo's current loop settles a little under its limit, so gripping alone is no overload.
+CURRENT_HEADROOM = 0.95
+FACTORY_P_GAIN = 800.0
+PR_SET_TIMERSLACK = 29
+
+STALL_MA = 1000.0 * np.array([*(d.stall_current for d in ARM_DRIVES), GRIPPER_DRIVE.stall_current])
+
+
+@dataclass(frozen=True, slots=True)
+class WorldRobot:
+    """One virtual arm: its name (of the port), model (vx300s follows, wx250s leads) and side."""
+
+    name: str
+    model: str
+    side: str
+    baud: int = BAUD
+    gripper: GripperCalibration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorldConfig:
+    """What a world simulates, for which station."""
+
+    station: str
+    robots: tuple[WorldRobot, ...]
+    seed: int = 0
+    usb_latency_s: float = 0.001
+
+
+def tty_path(station: str, name: str) -> str:
+    """The serial port of a virtual arm: a stable link to the pty that the world made."""
+    return str(runtime_dir(station) / "tty" / name)
+
+
+def world_config(station: Station) -> WorldConfig:
+    """The world of a station file; ConfigError if the station has none or an arm has no side."""
+    if station.world is None:
+        raise ConfigError(f"{station.path} has no `world` section: nothing to simulate")
+    robots = []
+    for name, robot in station.robots.items():
+        port = str(robot.options.get("port", ""))
+        if not port.startswith("virtual:"):
+            continue
+        label = port.removeprefix("virtual:")
+        side = next((side for side in SIDES if label.endswith(side)), None)
+        if side is None:
+            raise ConfigError(
+                f"{station.path}: robots.{name}: the virtual port {port!r} must end in "
+                f"{' or '.join(SIDES)}, so that the world knows which arm it is"
+            )
+        model, baud = str(robot.options["model"]), int(robot.options.get("baud", BAUD))
+        robots.append(WorldRobot(label, model, side, baud))
+    return WorldConfig(
+        station.station,
+        tuple(robots),
+        station.world.seed,
+        station.world.usb_latency_ms / 1000.0,
+    )
+
+
+class _Arm:
+    """One virtual arm: its bus, and how servo rows belong to joints."""
+
+    def __init__(self, robot: WorldRobot, usb_latency_s: float) -> None:
+        self.robot = robot
+        self.model: ArmModel = arm_model(robot.model)
+        self.follower = robot.model == "vx300s"
+        self.gripper = robot.gripper or GRIPPERS["stanford"][robot.model]
+        rest = (*self.model.sleep, CLOSED if self.follower else self.gripper.joint_open / 2)
+        servos = []
+        for servo in self.model.servos:
+            registers = {
+                "drive_mode": int(servo.reverse),
+                "min_position_limit": servo.min_ticks,
+                "max_position_limit": servo.max_ticks,
+                "velocity_limit": VELOCITY_LIMIT,
+                "return_delay_time": 0,
+            }
+            if servo.shadow_of is not None:
+                registers["secondary_id"] = servo.shadow_of
+            servos.append(
+                VirtualServo(
+                    servo.id,
+                    servo.model,
+                    position_rad=rest[servo.joint],
+                    registers=registers,
+                    external=self.follower,
+                )
+            )
+        self.bus = VirtualBus(servos, robot.baud, usb_latency_s, name=robot.name)
+        self.joint_of_row = np.array([servo.joint for servo in self.model.servos])
+        self.master_rows = np.array([self.bus.ids.index(s.id) for s in self.model.masters])
+        self._servos_of_joint = np.bincount(self.joint_of_row, minlength=7)
+        self.p_gain: NDArray[np.uint16] = self.bus.bank.memory[:, 84:86].view("<u2")[:, 0]
+
+    def per_joint(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The mean over the servos of each joint, (9,) to (7,)."""
+        total = np.bincount(self.joint_of_row, weights=rows, minlength=7)
+        return np.asarray(total / self._servos_of_joint)
+
+
+class World:
+    """Buses, physics, hands and script of one station; ``turn`` is called by the event loop."""
+
+    def __init__(self, config: WorldConfig) -> None:
+        self.config = config
+        # First of all: its lock refuses a second world before that touches the first one's ports.
+        self._ring = RingWriter(
+            ring_path(config.station, "world", "world"),
+            world_record(23, 7),
+            RING_SLOTS,
+            {"scene": "aloha_transfer_cube", "seed": config.seed},
+        )
+        self.plant = AlohaTransferCube(config.seed)
+        self.plant.reset(config.seed, (*arm_model("vx300s").sleep, CLOSED))
+        self.arms = {robot.name: _Arm(robot, config.usb_latency_s) for robot in config.robots}
+        self._followers = [
+            (SIDES.index(arm.robot.side), arm) for arm in self.arms.values() if arm.follower
+        ]
+        leaders = sorted(
+            (arm for arm in self.arms.values() if not arm.follower),
+            key=lambda arm: SIDES.index(arm.robot.side),
+        )
+        self.leader_names = [arm.robot.name for arm in leaders]
+        self.hands = LeaderHands([(arm.bus, arm.model, arm.gripper) for arm in leaders])
+        self._kinematics = both_arms()
+        self.script: ScriptedOperator | None = None
+        self.script_name = ""
+        self.script_error = ""
+        self.ended = False
+        self.turns = 0
+        self.busy_s = 0.0
+        self._owed_s = 0.0
+        (runtime_dir(config.station) / "tty").mkdir(mode=0o700, exist_ok=True)
+        for name, arm in self.arms.items():
+            arm.bus.link(tty_path(config.station, name))
+        self._server = WorldServer(socket_path(config.station), operations(self))
+        self._publish()
+
+    # -- the event loop -------------------------------------------------------------------------
+
+    @property
+    def buses(self) -> list[VirtualBus]:
+        return [arm.bus for arm in self.arms.values()]
+
+    def turn(self, dt: float) -> None:
+        """``dt`` seconds have passed: physics, hands, and what people ask of the world."""
+        begun = time.perf_counter()
+        self._owed_s += dt
+        steps = int(self._owed_s / TIMESTEP_S)
+        self._owed_s = (self._owed_s - steps * TIMESTEP_S) if steps <= MOST_STEPS else 0.0
+        for index, arm in self._followers:
+            self._command(index, arm)
+        self.plant.step(min(steps, MOST_STEPS))
+        for index, arm in self._followers:
+            self._measure(index, arm)
+        self.turns += 1
+        if self.turns % HANDS_EVERY == 0:
+            self._run_script()
+            self.hands.step(HANDS_EVERY / STEP_HZ)
+        if self.turns % PUBLISH_EVERY == 0:
+            self._publish()
+        self._server.poll()
+        self.busy_s += time.perf_counter() - begun
+
+    def _command(self, index: int, arm: _Arm) -> None:
+        bank, plant = arm.bus.bank, self.plant
+        driven = bank.active & bank.position_mode
+        targets = arm.bus.targets_rad()
+        # Of a pair with one limp servo the other one still pulls, at half strength.
+        weight = arm.per_joint(driven.astype(np.float64))
+        pulled = arm.per_joint(np.where(driven, targets, 0.0))
+        on = weight > 0.0
+        plant.torque[index] = on
+        plant.goals[index, on] = pulled[on] / weight[on]
+        plant.gain[index] = arm.per_joint(driven * arm.p_gain / FACTORY_P_GAIN)
+        limit_ma = bank.effort_limit * bank.current_scale * CURRENT_UNIT_MA
+        allowed = np.minimum(1.0, CURRENT_HEADROOM * limit_ma / STALL_MA[arm.joint_of_row])
+        plant.strength[index] = arm.per_joint(driven * allowed)
+
+    def _measure(self, index: int, arm: _Arm) -> None:
+        rows = arm.joint_of_row
+        arm.bus.set_measured(
+            self.plant.positions(index)[rows],
+            self.plant.velocities(index)[rows],
+            1000.0 * self.plant.currents(index)[rows],
+        )
+
+    def _run_script(self) -> None:
+        script = self.script
+        if script is None or script.done:
+            return
+        try:
+            script.update(self.turns / STEP_HZ)
+        except RobotStackError as error:
+            self.script_error = str(error)
+            script.cancel()
+
+    def _publish(self) -> None:
+        plant = self.plant
+        self._ring.publish(
+            (
+                time.monotonic_ns(),
+                plant.data.qpos,
+                plant.env_state,
+                float(plant.reward()),
+                int(plant.success),
+            )
+        )
+
+    # -- what operations.py offers to the outside -------------------------------------------------
+
+    def arm(self, robot: str) -> _Arm:
+        """The arm called ``robot``; ConfigError with the known names."""
+        if robot not in self.arms:
+            raise ConfigError(f"no robot is called {robot!r} (robots: {', '.join(self.arms)})")
+        return self.arms[robot]
+
+    def leader(self, robot: str) -> int:
+        """The index of a leader in ``hands``; ConfigError if it is none."""
+        if robot not in self.leader_names:
+            known = ", ".join(self.leader_names)
+            raise ConfigError(f"{robot!r} is no leader arm (leaders: {known})")
+        return self.leader_names.index(robot)
+
+    @property
+    def script_runs(self) -> bool:
+        return self.script is not None and not self.script.done
+
+    def start_script(self, name: str, seed: int, noise: float, *, ritual: bool) -> None:
+        """Let the scripted operator take the leaders; DeviceError without two leaders."""
+        if len(self.hands) != 2:
+            raise DeviceError(f"the script moves two leader arms, this world has {len(self.hands)}")
+        self.stop_script()
+        for arm in range(2):
+            self.hands.release(arm)
+        self.script_name, self.script_error = name, ""
+        self.script = ScriptedOperator(
+            self.hands,
+            self.plant.env_state,
+            self._kinematics,
+            seed=seed,
+            noise=noise,
+            ritual=ritual,
+        )
+
+    def stop_script(self) -> None:
+        """The scripted operator lets go."""
+        if self.script is not None and self.script_runs:
+            self.script.cancel()
+
+    def reset(self, seed: int) -> None:
+        """Put the cube where ``seed`` says; the arms stay where they are."""
+        self.plant.reset(seed)
+        self._publish()
+
+    def close(self) -> None:
+        """Pull all plugs and remove sockets and ring."""
+        self._server.close()
+        for bus in self.buses:
+            bus.close()
+        self._ring.close(unlink=True)
+
+
+def run_world(config: WorldConfig) -> None:
+    """Run a world until SIGTERM, SIGINT or the operation ``shutdown``."""
+    world = World(config)
+
+    def end(*_: object) -> None:
+        world.ended = True
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    # The default timer slack of 50 us is five bytes on the wire too late.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    gc.collect()
+    gc.freeze()
+    print(f"world of {config.station}: ports in {runtime_dir(config.station) / 'tty'}", flush=True)
+    try:
+        serve_buses(world.buses, STEP_HZ, lambda: world.ended, on_step=world.turn)
+    finally:
+        world.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m hardware.worlds.world_process STATION.yaml``."""
+    parser = argparse.ArgumentParser(description="run the world behind a virtual ALOHA station")
+    parser.add_argument("station", help="station file (YAML) with a `world` section")
+    args = parser.parse_args(arguments)
+    try:
+        run_world(world_config(load_station(args.station)))
+    except RobotStackError as error:
+        raise SystemExit(f"error: {error}") from None
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
