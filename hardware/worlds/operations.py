@@ -12,7 +12,7 @@ import numpy as np
 
 from hardware.aloha.gripper import GripperCalibration
 from hardware.dynamixel.log import LogRows
-from hardware.worlds.control import apply_fault
+from hardware.worlds.command_server import apply_fault
 from robot_stack.config import parse, within
 from robot_stack.errors import ConfigError, DeviceError
 

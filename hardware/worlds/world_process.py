@@ -26,8 +26,8 @@ from hardware.dynamixel.process import run as serve_buses
 from hardware.dynamixel.virtual import VirtualBus, VirtualServo
 from hardware.worlds.aloha import CLOSED, SIDES, TIMESTEP_S, AlohaTransferCube
 from hardware.worlds.aloha_servos import ARM_DRIVES, GRIPPER_DRIVE
-from hardware.worlds.client import socket_path
-from hardware.worlds.control import WorldServer
+from hardware.worlds.command_server import WorldServer
+from hardware.worlds.control import socket_path
 from hardware.worlds.inverse_kinematics import both_arms
 from hardware.worlds.leaders import LeaderHands
 from hardware.worlds.operations import operations
