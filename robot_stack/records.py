@@ -8,6 +8,7 @@
 | ``mailbox.<group>.<token>`` | lease holder | commands and chunks |
 | ``orders.<robot>`` | supervisor | arm, disarm, torque, reset, shutdown |
 | ``stop.<group>`` | anyone | the stop flag (``shared_memory.Flag``): category + 1, reason |
+| ``stopdevice.<name>`` | stop process | a heartbeat: is the button there, is it pressed |
 | ``world`` | world process | simulation state of a virtual station |
 | ``control.ipc`` | supervisor | the control plane's ZeroMQ socket |
 """
@@ -26,6 +27,7 @@ __all__ = [
     "CHUNK_ROWS",
     "LEASE",
     "ORDER",
+    "STOP_DEVICE",
     "OrderKind",
     "command_record",
     "frame_record",
@@ -34,6 +36,7 @@ __all__ = [
     "orders_path",
     "ring_path",
     "tick_record",
+    "world_path",
     "world_record",
 ]
 
@@ -137,6 +140,15 @@ LEASE = np.dtype(
     ]
 )
 
+STOP_DEVICE = np.dtype(
+    [
+        ("t_ns", "<i8"),
+        ("connected", "u1"),
+        ("pressed", "u1"),  # now, not latched
+        ("presses", "<i8"),  # so far
+    ]
+)
+
 ORDER = np.dtype(
     [
         ("seq", "<i8"),
@@ -161,3 +173,7 @@ def orders_path(station: str, robot: str) -> Path:
 
 def mailbox_path(station: str, group: str, token: int) -> Path:
     return ring_path(station, "mailbox", f"{group}.{token}")
+
+
+def world_path(station: str) -> Path:
+    return runtime_dir(station) / "world"

@@ -436,12 +436,16 @@ class Flag:
         return raw.split(b"\0", 1)[0].decode(errors="replace")
 
     def set(self, value: int, reason: str) -> None:
-        """Raise the flag; the first reason stays until ``clear``."""
+        """Raise the flag; the first reason stays until ``clear``.
+
+        The smaller value is the stronger: a later, larger one does not replace it.
+        """
         if not self._words[0]:
             data = reason.encode()[:511] + b"\0"
             self._map[self.REASON : self.REASON + len(data)] = data
             self._words[1] = time.monotonic_ns()
-        self._words[0] = value
+        if not 0 < self._words[0] <= value:
+            self._words[0] = value
 
     def clear(self) -> None:
         self._words[0] = 0

@@ -450,6 +450,10 @@ def test_flag_latches_its_first_reason_until_cleared(tmp_path: Path) -> None:
     assert (other.value, other.reason) == (3, "pedal")
     other.set(3, "button")
     assert (flag.reason, flag.t_ns) == ("pedal", at)
+    other.set(2, "harder")
+    assert (flag.value, flag.reason) == (2, "pedal")
+    flag.set(3, "softer")
+    assert flag.value == 2, "a stop was weakened"
     flag.clear()
     assert other.value == 0
     other.set(2, "ä" * 600)

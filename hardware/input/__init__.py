@@ -1,0 +1,1 @@
+"""Buttons and foot pedals that the kernel shows as input devices."""
