@@ -1,0 +1,1 @@
+"""What knows models: networks, decoders and training."""
