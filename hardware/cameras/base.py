@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +11,18 @@ from robot_stack.errors import DeviceError
 from robot_stack.spec import CameraSpec
 from robot_stack.types import Frame
 
-__all__ = ["CameraDriver"]
+__all__ = ["CameraDriver", "sleep_toward"]
+
+
+def sleep_toward(due_ns: int, timeout_s: float) -> bool:
+    """Sleep until monotonic time ``due_ns`` but at most ``timeout_s``; True when it is due."""
+    wait_s = (due_ns - time.monotonic_ns()) / 1e9
+    if wait_s > timeout_s:
+        time.sleep(timeout_s)
+        return False
+    if wait_s > 0:
+        time.sleep(wait_s)
+    return True
 
 
 class CameraDriver(ABC):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.cameras.base import CameraDriver
+from hardware.cameras.base import CameraDriver, sleep_toward
 from robot_stack.spec import CameraSpec
 from robot_stack.types import Frame
 
@@ -187,12 +187,8 @@ class TestPatternCamera(CameraDriver):
             time.sleep(timeout_s)
             return None
         due = self._start_t_ns + round(self._seq * 1e9 / self._spec.fps)
-        wait_s = (due - time.monotonic_ns()) / 1e9
-        if wait_s > timeout_s:
-            time.sleep(timeout_s)
+        if not sleep_toward(due, timeout_s):
             return None
-        if wait_s > 0:
-            time.sleep(wait_s)
         t_ns = time.monotonic_ns()
         offset = self._seq % SCROLL
         image = self._texture[offset : offset + self._spec.height].copy()

@@ -212,7 +212,7 @@ def test_a_camera_that_drops_out_is_opened_again_and_the_ring_goes_on(
     write_video(away, range(100, 130))
     process = start(
         "  cam: {driver: opencv, width: 160, height: 120, fps: 100, "
-        f"options: {{source: {video}, loop: false}}}}\n"
+        f"options: {{source: {video}}}}}\n"
     )
     with open_ring() as ring:
         generation = ring.generation
