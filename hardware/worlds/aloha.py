@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.aloha.rig import ARMS, GRIPPERS
+from hardware.aloha.rig import ARMS, GRIPPER, GRIPPERS
 from hardware.worlds.aloha_servos import (
     ARM_DRIVES,
     FINGER_RANGE,
@@ -65,6 +65,7 @@ _FINGER_STIFFNESS, _FINGER_DAMPING, _FINGER_ARMATURE = 4000.0, 80.0, 0.5
 
 # Which joint's servo drives each of an arm's eight actuators: both fingers hang on the gripper.
 _ACTUATOR_JOINT = np.array([0, 1, 2, 3, 4, 5, 6, 6])
+_TORQUE_PER_AMPERE = np.array([drive.torque_per_ampere for drive in (*ARM_DRIVES, GRIPPER_DRIVE)])
 
 
 def _spec() -> mujoco.MjSpec:
@@ -143,23 +144,18 @@ def sample_cube_pose(seed: int) -> Array:
 class AlohaTransferCube:
     """Cube transfer: the right arm lifts the cube and hands it to the left.
 
-    Joint vectors have shape (7,): six arm joints and the gripper servo, in rad. ``goals``,
-    ``torque``, ``gain`` and ``strength`` are (2, 7), left then right, and are read at every step:
-    where the drive pulls, whether it pulls, how stiffly (1: the factory's P gain), and what
-    fraction of its stall torque it may use.
+    Arm 0 is left. Joint vectors have shape (7,): six arm joints and the gripper servo, in rad.
+    ``goals`` (2, 7) is where the drives pull and is read at every step.
     """
 
     def __init__(self, seed: int = 0) -> None:
         self.model = load_model()
         self.data = mujoco.MjData(self.model)
         self.goals: Array = np.zeros((2, 7))
-        self.torque: NDArray[np.bool_] = np.zeros((2, 7), dtype=np.bool_)
-        self.gain: Array = np.ones((2, 7))
-        self.strength: Array = np.ones((2, 7))
         m = self.model
-        self._gain = m.actuator_gainprm[:, 0].copy()
-        self._damping = m.actuator_biasprm[:, 2].copy()
-        self._force = m.actuator_forcerange[:, 1].copy()
+        self._gain = m.actuator_gainprm[:8, 0].copy()
+        self._damping = m.actuator_biasprm[:8, 2].copy()
+        self._force = m.actuator_forcerange[:8, 1].copy()
         self._box = m.geom("red_box").id
         self._table = m.geom("table").id
         self._fingers = tuple(
@@ -172,8 +168,11 @@ class AlohaTransferCube:
         self._reward_finger = tuple(
             m.geom(f"vx300s_{side}/10_left_gripper_finger").id for side in SIDES
         )
+        self._grip: Array = np.zeros(2)  # Nm that each gripper servo may use
         self.seed = seed
         self._held_s = 0.0
+        for arm in (LEFT, RIGHT):
+            self.set_drives(arm, np.zeros(7), np.ones(7))
         self.reset(seed)
 
     def reset(self, seed: int, pose: Sequence[float] | None = None) -> None:
@@ -192,62 +191,60 @@ class AlohaTransferCube:
         self.data.qvel[16:22] = 0.0
         mujoco.mj_forward(self.model, self.data)
 
+    def set_drives(self, arm: int, strength: Array, gain: Array) -> None:
+        """What fraction of its stall torque each joint's drive may use (7,), 0 for no torque at
+        all, and how stiffly it pulls (7,), 1 for the factory's P gain."""
+        m = self.model
+        rows = slice(8 * arm, 8 * arm + 8)
+        power = np.asarray(strength)[_ACTUATOR_JOINT]
+        stiffness = self._gain * np.asarray(gain)[_ACTUATOR_JOINT] * (power > 0.0)
+        m.actuator_gainprm[rows, 0] = stiffness
+        m.actuator_biasprm[rows, 1] = -stiffness
+        m.actuator_biasprm[rows, 2] = self._damping * (power > 0.0)
+        m.actuator_forcerange[rows, 0] = -self._force * power
+        m.actuator_forcerange[rows, 1] = self._force * power
+        self._grip[arm] = GRIPPER_DRIVE.stall * strength[GRIPPER]
+
     def step(self, steps: int = 1) -> None:
         """Advance ``steps`` of 2 ms with the current goals."""
-        self._apply_drives()
+        self._pull()
         for _ in range(steps):
             mujoco.mj_step(self.model, self.data)
         held = self.reward() == REWARD_HELD_BY_LEFT and not self.touching(RIGHT)
         self._held_s = self._held_s + steps * TIMESTEP_S if held else 0.0
 
-    def _apply_drives(self) -> None:
+    def _pull(self) -> None:
         m, ctrl = self.model, self.data.ctrl
         for arm in (LEFT, RIGHT):
             first = 8 * arm
             theta = VX300S_GRIPPER.joint(float(self.data.qpos[first + 6]))
             # One horn: half of the servo's torque for each finger.
-            force = GRIPPER_DRIVE.stall / finger_slope(theta) / 2.0
-            rows = slice(first, first + 8)
-            power = self.torque[arm][_ACTUATOR_JOINT]
-            gain = self.gain[arm][_ACTUATOR_JOINT] * power
-            limit = self._force[rows].copy()
-            limit[6:] = force
-            limit *= self.strength[arm][_ACTUATOR_JOINT] * power
-            m.actuator_gainprm[rows, 0] = self._gain[rows] * gain
-            m.actuator_biasprm[rows, 1] = -self._gain[rows] * gain
-            m.actuator_biasprm[rows, 2] = self._damping[rows] * power
-            m.actuator_forcerange[rows, 0] = -limit
-            m.actuator_forcerange[rows, 1] = limit
-            goal = VX300S_GRIPPER.finger(min(pi / 2, max(-pi / 2, float(self.goals[arm, 6]))))
+            force = float(self._grip[arm]) / finger_slope(theta) / 2.0
+            m.actuator_forcerange[first + 6 : first + 8, 0] = -force
+            m.actuator_forcerange[first + 6 : first + 8, 1] = force
+            goal = VX300S_GRIPPER.finger(min(pi / 2, max(-pi / 2, float(self.goals[arm, GRIPPER]))))
             ctrl[first : first + 6] = self.goals[arm, :6]
-            ctrl[first + 6 : first + 8] = (goal, -goal)
+            ctrl[first + 6] = goal
+            ctrl[first + 7] = -goal
 
-    def positions(self, arm: int) -> Array:
-        """Joint angles (7,) in rad; the gripper's is its servo's."""
-        q = np.array(self.data.qpos[8 * arm : 8 * arm + 7])
-        q[6] = VX300S_GRIPPER.joint(float(q[6]))
-        return q
-
-    def velocities(self, arm: int) -> Array:
-        """Joint velocities (7,) in rad/s."""
-        first = 8 * arm
-        dq = np.array(self.data.qvel[first : first + 7])
-        theta = VX300S_GRIPPER.joint(float(self.data.qpos[first + 6]))
-        dq[6] /= finger_slope(theta)
-        return dq
-
-    def currents(self, arm: int) -> Array:
-        """Motor currents (7,) in A, of one servo where two share a joint."""
-        first = 8 * arm
-        force = self.data.actuator_force[first : first + 8]
-        amperes = np.array(
-            [f / drive.torque_per_ampere for f, drive in zip(force[:6], ARM_DRIVES, strict=True)]
-            + [0.0]
-        )
-        theta = VX300S_GRIPPER.joint(float(self.data.qpos[first + 6]))
+    def measure(self, arm: int) -> tuple[Array, Array, Array]:
+        """Joint angles in rad, velocities in rad/s and motor currents in A (of one servo where
+        two share a joint), each (7,)."""
+        first, data = 8 * arm, self.data
+        q = np.array(data.qpos[first : first + 7])
+        dq = np.array(data.qvel[first : first + 7])
+        current = data.actuator_force[first : first + 7] / _TORQUE_PER_AMPERE
+        theta = VX300S_GRIPPER.joint(float(q[GRIPPER]))
         slope = finger_slope(theta)
-        amperes[6] = (force[6] - force[7]) * slope / GRIPPER_DRIVE.torque_per_ampere
-        return amperes
+        q[GRIPPER] = theta
+        dq[GRIPPER] /= slope
+        # Both fingers' forces at the horn: the right one counts the other way.
+        current[GRIPPER] = (
+            (float(data.actuator_force[first + 6]) - float(data.actuator_force[first + 7]))
+            * slope
+            / GRIPPER_DRIVE.torque_per_ampere
+        )
+        return q, dq, current
 
     @property
     def env_state(self) -> Array:
@@ -255,9 +252,13 @@ class AlohaTransferCube:
         return np.array(self.data.qpos[16:23])
 
     def _box_contacts(self) -> set[int]:
-        pairs = self.data.contact.geom[: self.data.ncon]
-        touching = pairs[(pairs == self._box).any(axis=1)]
-        return set(touching.ravel().tolist()) - {self._box}
+        touching: set[int] = set()
+        for one, other in self.data.contact.geom.tolist():
+            if one == self._box:
+                touching.add(other)
+            elif other == self._box:
+                touching.add(one)
+        return touching
 
     def touching(self, arm: int) -> bool:
         """Whether any finger of this arm touches the cube."""

@@ -45,10 +45,10 @@ class WorldServer:
     def poll(self) -> None:
         """Answer what has arrived, a few requests at most."""
         for _ in range(MAX_PER_STEP):
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            # Asking first costs a tenth of the exception that an empty socket raises.
+            if not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
                 return
+            frames = self._socket.recv_multipart(zmq.NOBLOCK)
             answer = json.dumps(self._answer(frames[-1])).encode()
             # DEALER and REQ clients both get back the envelope that they sent.
             self._socket.send_multipart([*frames[:-1], answer], zmq.NOBLOCK)

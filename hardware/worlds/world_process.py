@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from hardware.aloha.gripper import GripperCalibration
 from hardware.aloha.rig import BAUD, GRIPPERS, VELOCITY_LIMIT, ArmModel, arm_model
-from hardware.dynamixel.control_table import CURRENT_UNIT_MA
+from hardware.dynamixel.control_table import CENTER_TICKS, CURRENT_UNIT_MA, RAD_PER_TICK
 from hardware.dynamixel.process import run as serve_buses
 from hardware.dynamixel.virtual import VirtualBus, VirtualServo
 from hardware.worlds.aloha import CLOSED, SIDES, TIMESTEP_S, AlohaTransferCube
@@ -34,7 +34,7 @@ from hardware.worlds.operations import operations
 from hardware.worlds.operator import ScriptedOperator
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ConfigError, DeviceError, RobotStackError
-from robot_stack.records import ring_path, world_record
+from robot_stack.records import world_path, world_record
 from robot_stack.shared_memory import RingWriter, runtime_dir
 
 __all__ = ["World", "WorldConfig", "WorldRobot", "main", "tty_path", "world_config"]
@@ -47,6 +47,8 @@ RING_SLOTS = 256
 CURRENT_HEADROOM = 0.95
 FACTORY_P_GAIN = 800.0
 PR_SET_TIMERSLACK = 29
+
+Array = NDArray[np.float64]
 
 STALL_MA = 1000.0 * np.array([*(d.stall_current for d in ARM_DRIVES), GRIPPER_DRIVE.stall_current])
 
@@ -135,13 +137,36 @@ class _Arm:
         self.bus = VirtualBus(servos, robot.baud, usb_latency_s, name=robot.name)
         self.joint_of_row = np.array([servo.joint for servo in self.model.servos])
         self.master_rows = np.array([self.bus.ids.index(s.id) for s in self.model.masters])
-        self._servos_of_joint = np.bincount(self.joint_of_row, minlength=7)
-        self.p_gain: NDArray[np.uint16] = self.bus.bank.memory[:, 84:86].view("<u2")[:, 0]
+        self._last_rows = np.array(
+            [self.bus.ids.index(self.model.of_joint(joint)[-1].id) for joint in range(7)]
+        )
+        self._p_gain: NDArray[np.uint16] = self.bus.bank.memory[:, 84:86].view("<u2")[:, 0]
+        self._drives = b""
 
-    def per_joint(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The mean over the servos of each joint, (9,) to (7,)."""
-        total = np.bincount(self.joint_of_row, weights=rows, minlength=7)
-        return np.asarray(total / self._servos_of_joint)
+    def _per_joint(self, rows: Array) -> Array:
+        """The mean over the one or two servos of each joint, (9,) to (7,)."""
+        return np.asarray(0.5 * (rows[self.master_rows] + rows[self._last_rows]))
+
+    def command(self, index: int, plant: AlohaTransferCube) -> None:
+        """Pass on to the plant where the servos want their shafts, and how hard they pull."""
+        bank = self.bus.bank
+        driven = bank.active & bank.position_mode
+        drives = b"".join(v.tobytes() for v in (driven, bank.effort_limit, self._p_gain))
+        if drives != self._drives:
+            self._drives = drives
+            limit_ma = bank.effort_limit * bank.current_scale * CURRENT_UNIT_MA
+            allowed = np.minimum(1.0, CURRENT_HEADROOM * limit_ma / STALL_MA[self.joint_of_row])
+            stiffness = driven * self._p_gain / FACTORY_P_GAIN
+            plant.set_drives(index, self._per_joint(driven * allowed), self._per_joint(stiffness))
+            # Of a pair with one limp servo the other one still pulls, at half strength.
+            self._pulling = np.where(driven[self.master_rows], self.master_rows, self._last_rows)
+        plant.goals[index] = (bank.trajectory[self._pulling] - CENTER_TICKS) * RAD_PER_TICK
+
+    def measure(self, index: int, plant: AlohaTransferCube) -> None:
+        """Tell the servos what the plant says of their shafts."""
+        rows = self.joint_of_row
+        q, dq, current = plant.measure(index)
+        self.bus.set_measured(q[rows], dq[rows], 1000.0 * current[rows])
 
 
 class World:
@@ -151,7 +176,7 @@ class World:
         self.config = config
         # First of all: its lock refuses a second world before that touches the first one's ports.
         self._ring = RingWriter(
-            ring_path(config.station, "world", "world"),
+            world_path(config.station),
             world_record(23, 7),
             RING_SLOTS,
             {"scene": "aloha_transfer_cube", "seed": config.seed},
@@ -195,10 +220,10 @@ class World:
         steps = int(self._owed_s / TIMESTEP_S)
         self._owed_s = (self._owed_s - steps * TIMESTEP_S) if steps <= MOST_STEPS else 0.0
         for index, arm in self._followers:
-            self._command(index, arm)
+            arm.command(index, self.plant)
         self.plant.step(min(steps, MOST_STEPS))
         for index, arm in self._followers:
-            self._measure(index, arm)
+            arm.measure(index, self.plant)
         self.turns += 1
         if self.turns % HANDS_EVERY == 0:
             self._run_script()
@@ -207,29 +232,6 @@ class World:
             self._publish()
         self._server.poll()
         self.busy_s += time.perf_counter() - begun
-
-    def _command(self, index: int, arm: _Arm) -> None:
-        bank, plant = arm.bus.bank, self.plant
-        driven = bank.active & bank.position_mode
-        targets = arm.bus.targets_rad()
-        # Of a pair with one limp servo the other one still pulls, at half strength.
-        weight = arm.per_joint(driven.astype(np.float64))
-        pulled = arm.per_joint(np.where(driven, targets, 0.0))
-        on = weight > 0.0
-        plant.torque[index] = on
-        plant.goals[index, on] = pulled[on] / weight[on]
-        plant.gain[index] = arm.per_joint(driven * arm.p_gain / FACTORY_P_GAIN)
-        limit_ma = bank.effort_limit * bank.current_scale * CURRENT_UNIT_MA
-        allowed = np.minimum(1.0, CURRENT_HEADROOM * limit_ma / STALL_MA[arm.joint_of_row])
-        plant.strength[index] = arm.per_joint(driven * allowed)
-
-    def _measure(self, index: int, arm: _Arm) -> None:
-        rows = arm.joint_of_row
-        arm.bus.set_measured(
-            self.plant.positions(index)[rows],
-            self.plant.velocities(index)[rows],
-            1000.0 * self.plant.currents(index)[rows],
-        )
 
     def _run_script(self) -> None:
         script = self.script
