@@ -81,7 +81,7 @@ class _Joint:
     def brake(self, position: float, velocity: float, dt: float) -> float:
         """The next position when stopping as hard as allowed."""
         change = self.acceleration * dt
-        if -change <= velocity <= change:
+        if abs(velocity) <= change + SLACK:
             return position
         return self._bounded(position, position + (velocity - math.copysign(change, velocity)) * dt)
 
@@ -324,7 +324,10 @@ class SafetyFilter:
 
     def _rest(self, following: list[float], dt: float) -> list[float]:
         """Where the robot stops when it goes to ``following`` and then brakes."""
-        return [
-            f + (f - p) * abs(f - p) / (2.0 * joint.acceleration * dt * dt)
-            for joint, p, f in zip(self._joints, self._held(), following, strict=True)
-        ]
+        rest = []
+        for joint, p, f in zip(self._joints, self._held(), following, strict=True):
+            velocity = (f - p) / dt
+            at_once = -joint.at_once <= velocity <= joint.at_once
+            onward = 0.0 if at_once else velocity * abs(velocity) / (2.0 * joint.acceleration)
+            rest.append(f + onward)
+        return rest
