@@ -20,6 +20,7 @@ from robot_stack.spec import CameraSpec
 __all__ = [
     "CameraConfig",
     "GroupConfig",
+    "PedalConfig",
     "RecordingConfig",
     "RobotConfig",
     "Section",
@@ -113,6 +114,14 @@ class TeleopConfig:
 
 
 @dataclass(frozen=True)
+class PedalConfig:
+    """A foot pedal that drives the recorder: what each of its keys does (``KEY_B: toggle``)."""
+
+    device: str
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RecordingConfig:
     """Where and how episodes are kept."""
 
@@ -122,6 +131,7 @@ class RecordingConfig:
     jpeg_quality: int = within(10, 100, "", default=90)
     free_space_floor_gb: float = within(0.0, 1e5, "GB", default=2.0)
     max_seconds: float = within(1.0, 86400.0, "s", default=600.0)
+    pedal: PedalConfig | None = None
 
 
 @dataclass(frozen=True)
