@@ -81,7 +81,7 @@ def _measure(station: VirtualStation, seconds: float) -> list[float]:
     while time.monotonic() < deadline:
         time.sleep(SETTLE_S + stream.random() * 0.05)
         counters = station.buses.control.call("counters", "follower_left")
-        since = max(0, int(counters["goals"]) - 9)
+        since = max(0, int(counters["goals"]) - 40)
         before = _waist(station, since)
         began_ns = time.monotonic_ns()
         station.hand("leader_left", {JOINT: angle})

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import json
 import os
 import select
@@ -20,13 +17,14 @@ from hardware.dynamixel.control import ControlClient, ControlServer
 from hardware.dynamixel.servo import VirtualServo
 from hardware.dynamixel.virtual import VirtualBus
 from robot_stack.errors import ConfigError, DeviceError
+from robot_stack.realtime import setup
 
 __all__ = ["BusProcess", "build", "main", "run", "spawn"]
 
 SPIN_NS = 100_000
 _NS = 1_000_000_000
 _LONGEST_STEP_S = 0.05
-_PR_SET_TIMERSLACK = 29
+PRIORITY = 60
 
 
 def build(description: Mapping[str, Any]) -> VirtualBus:
@@ -200,9 +198,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     piped = arguments[0] == "-"
     text = sys.stdin.readline() if piped else Path(arguments[0]).read_text(encoding="utf-8")
     description = json.loads(text)
-    # The default of 50 us is five bytes on the wire too late.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
     ended = False
 
     def end(*_: object) -> None:
@@ -220,9 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                   for bus, b in zip(description["buses"], buses, strict=True)},
         "control": description.get("control"),
     }  # fmt: skip
+    # Hardware does not wait for the host's other programs: above the drivers' priority.
+    setup(PRIORITY)
     print(json.dumps(ready), flush=True)
-    gc.collect()
-    gc.freeze()
     try:
         run(
             buses,

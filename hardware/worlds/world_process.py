@@ -8,9 +8,6 @@ arrive, and every 2 ms the physics, the hands and the control socket get their t
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
-import gc
 import signal
 import time
 from collections.abc import Sequence
@@ -34,6 +31,7 @@ from hardware.worlds.operations import operations
 from hardware.worlds.operator import ScriptedOperator
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ConfigError, DeviceError, RobotStackError
+from robot_stack.realtime import setup
 from robot_stack.records import world_path, world_record
 from robot_stack.shared_memory import RingWriter, runtime_dir
 
@@ -46,7 +44,7 @@ RING_SLOTS = 256
 # The servo's current loop settles a little under its limit, so gripping alone is no overload.
 CURRENT_HEADROOM = 0.95
 FACTORY_P_GAIN = 800.0
-PR_SET_TIMERSLACK = 29
+WORLD_PRIORITY = 60
 
 Array = NDArray[np.float64]
 
@@ -200,6 +198,8 @@ class World:
         self.ended = False
         self.turns = 0
         self.busy_s = 0.0
+        self.slowest_turn_s = 0.0
+        self.longest_gap_s = 0.0
         self._owed_s = 0.0
         (runtime_dir(config.station) / "tty").mkdir(mode=0o700, exist_ok=True)
         for name, arm in self.arms.items():
@@ -231,7 +231,10 @@ class World:
         if self.turns % PUBLISH_EVERY == 0:
             self._publish()
         self._server.poll()
-        self.busy_s += time.perf_counter() - begun
+        took = time.perf_counter() - begun
+        self.busy_s += took
+        self.slowest_turn_s = max(self.slowest_turn_s, took)
+        self.longest_gap_s = max(self.longest_gap_s, dt)
 
     def _run_script(self) -> None:
         script = self.script
@@ -318,11 +321,8 @@ def run_world(config: WorldConfig) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    # The default timer slack of 50 us is five bytes on the wire too late.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
-    gc.collect()
-    gc.freeze()
+    # Hardware does not wait for the host's other programs: above the arm processes' priority.
+    setup(WORLD_PRIORITY)
     print(f"world of {config.station}: ports in {runtime_dir(config.station) / 'tty'}", flush=True)
     try:
         serve_buses(world.buses, STEP_HZ, lambda: world.ended, on_step=world.turn)
