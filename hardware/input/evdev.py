@@ -6,7 +6,6 @@ that carries the same bytes, or by the name that the device gives itself.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import select
@@ -136,10 +135,8 @@ class _Node:
             data = os.read(self.fd, 64 * EVENT.size)
         except BlockingIOError:
             return []
-        except OSError as error:
-            if error.errno in (errno.ENODEV, errno.EIO, errno.EBADF):
-                return None
-            raise
+        except OSError:  # ENODEV
+            return None
         if not data:
             return None
         arrived_ns = time.monotonic_ns()

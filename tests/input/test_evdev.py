@@ -56,6 +56,8 @@ def test_press_repeat_release(button: Button) -> None:
         assert device.down == {SPACE}
         button.send(key(SPACE, 2) + key(SPACE, 2))
         assert device.read() == [], "auto-repeat is no new press"
+        button.press()
+        assert device.read() == [], "what is down cannot go down"
         button.release()
         assert codes(device) == [(SPACE, False)]
         assert device.down == set()
