@@ -46,7 +46,7 @@ class WorldServer:
         """Answer what has arrived, a few requests at most."""
         for _ in range(MAX_PER_STEP):
             # Asking first costs a tenth of the exception that an empty socket raises.
-            if not self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            if not int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return
             frames = self._socket.recv_multipart(zmq.NOBLOCK)
             answer = json.dumps(self._answer(frames[-1])).encode()

@@ -78,6 +78,7 @@ def operations(world: World) -> dict[str, Operation]:
             active = arm.bus.bank.active[arm.master_rows]
             robots[name] = {
                 "model": arm.robot.model,
+                "side": arm.robot.side,
                 "role": "follower" if arm.follower else "leader",
                 "port": arm.bus.port or None,
                 "joints": joints.round(4).tolist(),
@@ -100,6 +101,8 @@ def operations(world: World) -> dict[str, Operation]:
             "script": script_status({}),
             "turns": world.turns,
             "busy_s": round(world.busy_s, 3),
+            "slowest_turn_ms": round(1e3 * world.slowest_turn_s, 2),
+            "longest_gap_ms": round(1e3 * world.longest_gap_s, 2),
             "cpu_s": round(time.process_time(), 3),
         }
 
