@@ -82,25 +82,22 @@ Problem = tuple[Literal["error", "warning"], str, str]
 
 def _limits(episode: Episode) -> Iterable[Problem]:
     """What was sent must lie in the joint limits that the episode itself carries."""
+    names = episode.schema.joint_names
+    action = episode.metadata.action
+    lower, upper = action.get("lower"), action.get("upper")
+    if lower is None or upper is None or list(action.get("names", ())) != list(names):
+        return
     sent = episode.action_sent
-    column = 0
-    for robot in episode.schema.row_robots:
-        facts = episode.metadata.robots.get(robot.name, {})
-        values = sent[:, column : column + len(robot.joints)]
-        column += len(robot.joints)
-        lower, upper = facts.get("lower"), facts.get("upper")
-        if lower is None or upper is None:
-            continue
-        low = np.nanmin(values, axis=0, initial=np.inf)
-        high = np.nanmax(values, axis=0, initial=-np.inf)
-        for j, name in enumerate(robot.joints):
-            if low[j] < lower[j] - LIMIT_TOLERANCE or high[j] > upper[j] + LIMIT_TOLERANCE:
-                yield (
-                    "error",
-                    "limits",
-                    f"/action_sent of {robot.name}/{name} spans {low[j]:.4f}..{high[j]:.4f}, "
-                    f"allowed {lower[j]:.4f}..{upper[j]:.4f}",
-                )
+    low = np.fmin.reduce(sent, axis=0)
+    high = np.fmax.reduce(sent, axis=0)
+    for j, name in enumerate(names):
+        if low[j] < lower[j] - LIMIT_TOLERANCE or high[j] > upper[j] + LIMIT_TOLERANCE:
+            yield (
+                "error",
+                "limits",
+                f"/action_sent of {name} spans {low[j]:.4f}..{high[j]:.4f}, allowed "
+                f"{lower[j]:.4f}..{upper[j]:.4f}",
+            )
 
 
 def _stale(episode: Episode) -> Iterable[Problem]:

@@ -95,11 +95,8 @@ def _limit_x(axes: Any, seconds: NDArray[np.float64]) -> None:
 
 def _units(episode: Episode) -> list[str]:
     """The unit of each joint in the rows, as the metadata tell; empty where they do not."""
-    units: list[str] = []
-    for robot in episode.schema.row_robots:
-        known = episode.metadata.robots.get(robot.name, {}).get("units", [])
-        units += [*known, *[""] * (len(robot.joints) - len(known))]
-    return units
+    units = list(episode.metadata.action.get("units", []))
+    return units if len(units) == len(episode.schema.joint_names) else [""] * episode.qpos.shape[1]
 
 
 def plot_joints(episode: Episode, path: Path) -> None:

@@ -25,6 +25,7 @@ __all__ = ["JointError", "Recording", "Replay", "ReplayResult", "load_recording"
 
 Array = NDArray[np.float64]
 
+ABSOLUTE = "absolute joint position"
 START_SPEED = 0.4  # mean speed of the way to the first row, per second; its peak is 1.875 times it
 SHORTEST_START_S = 1.0
 START_ROWS_HZ = 50.0
@@ -101,19 +102,30 @@ def load_recording(episode: Episode) -> Recording:
             "with a hole is not replayed"
         )
     robots = episode.schema.row_robots
-    described = episode.metadata.robots
+    described, action = episode.metadata.robots, episode.metadata.action
+    units = tuple(action.get("units", ()))
+    if action.get("kind") != ABSOLUTE or tuple(action.get("names", ())) != (
+        episode.schema.joint_names
+    ):
+        raise EpisodeError(
+            f"{episode.path}: its actions are {action.get('kind', 'not described')}; only "
+            f"{ABSOLUTE}s, in the order of /joint_names, can be replayed"
+        )
+    missing = [r.name for r in robots if not described.get(r.name, {}).get("embodiment")]
+    if missing or len(units) != sent.shape[1]:
+        raise EpisodeError(
+            f"{episode.path} does not say which embodiment and units "
+            f"{', '.join(missing) or 'its robots'} has, so it can't be checked against a station"
+        )
+    column, unit_of = 0, {}
     for robot in robots:
-        facts = described.get(robot.name, {})
-        if not facts.get("embodiment") or len(facts.get("units", [])) != len(robot.joints):
-            raise EpisodeError(
-                f"{episode.path} does not say which embodiment and units {robot.name} has, so it "
-                "can't be checked against this station"
-            )
+        unit_of[robot.name] = units[column : column + len(robot.joints)]
+        column += len(robot.joints)
     return Recording(
         robots=tuple(robot.name for robot in robots),
         joints={robot.name: robot.joints for robot in robots},
         embodiments={robot.name: described[robot.name]["embodiment"] for robot in robots},
-        units={robot.name: tuple(described[robot.name]["units"]) for robot in robots},
+        units=unit_of,
         rate_hz=episode.schema.rate_hz,
         commands=sent[first : last + 1],
         qpos=episode.qpos[first : last + 1].astype(np.float64),
