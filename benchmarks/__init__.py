@@ -1,4 +1,4 @@
-"""``robot-stack bench``: every module of this package is one benchmark.
+"""``robot-stack bench``: the benchmarks, one module each.
 
 A benchmark offers ``add_arguments(parser)`` and ``run(args) -> int``, prints what it measured in
 words and one JSON object as its last line (``--json`` leaves only that line), and returns 1 when
@@ -21,8 +21,10 @@ def benchmarks() -> dict[str, str]:
     """Name and one-line description of each benchmark, read without importing it."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
-        found[path.stem] = docstring.partition("\n")[0]
+        tree = ast.parse(path.read_text())
+        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        if {"add_arguments", "run"} <= functions:
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
     return found
 
 
