@@ -32,6 +32,12 @@ class Linkage:
         across = self.horn_m * math.cos(joint)
         return along + math.sqrt(self.rod_m**2 - across**2)
 
+    def slope(self, joint: float) -> float:
+        """d finger / d joint in m/rad at a joint angle in rad."""
+        along = self.horn_m * math.sin(joint)
+        across = self.horn_m * math.cos(joint)
+        return across * (1.0 + along / math.sqrt(self.rod_m**2 - across**2))
+
     def joint(self, finger: float) -> float:
         """Joint angle in [-pi/2, pi/2] rad at a finger position in m, clipped to the stroke."""
         low, high = self.rod_m - self.horn_m, self.rod_m + self.horn_m
@@ -104,6 +110,10 @@ class Gripper:
         """Joint angle in rad to fraction of finger position: what a follower is observed at."""
         finger = self.linkage.finger(joint)
         return (finger - self._finger_closed) / (self._finger_open - self._finger_closed)
+
+    def position_rate(self, joint: float) -> float:
+        """d position_fraction / d joint, per rad, at a joint angle in rad."""
+        return self.linkage.slope(joint) / (self._finger_open - self._finger_closed)
 
     def joint_of_position(self, fraction: float) -> float:
         """Fraction of finger position to joint angle in rad, the inverse of the above."""

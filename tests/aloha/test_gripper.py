@@ -39,6 +39,12 @@ def test_linkage_inverse(linkage: Linkage, joint: float) -> None:
     assert linkage.joint(linkage.finger(joint)) == pytest.approx(joint, abs=1e-5)
 
 
+@given(linkages, st.floats(-3.0, 3.0))
+def test_slope_is_the_difference_quotient(linkage: Linkage, joint: float) -> None:
+    quotient = (linkage.finger(joint + 1e-5) - linkage.finger(joint - 1e-5)) / 2e-5
+    assert linkage.slope(joint) == pytest.approx(quotient, abs=1e-6)
+
+
 @given(linkages, st.floats(-1.57, 1.57), st.floats(-1.57, 1.57))
 def test_finger_rises_with_the_joint(linkage: Linkage, a: float, b: float) -> None:
     low, high = sorted((a, b))

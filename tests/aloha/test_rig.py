@@ -28,8 +28,8 @@ def test_spec(name: str) -> None:
     for joint, (lower, upper) in zip(spec.joints, LIMITS[name], strict=True):
         assert joint.lower == pytest.approx(lower, abs=2e-3), joint.name
         assert joint.upper == pytest.approx(upper, abs=2e-3), joint.name
-    assert spec.limits("velocity").tolist() == [3.14] * 6 + [6.0]
-    assert spec.limits("acceleration").tolist() == [12.0] * 6 + [60.0]
+    assert spec.limits("velocity").tolist() == [3.14] * 6 + [2.0]
+    assert spec.limits("acceleration").tolist() == [50.0] * 6 + [8.0]
     assert spec.limits("max_step").tolist() == [0.5] * 6 + [1.2]
     assert spec.home[:6] == (0, -0.96, 1.16, 0, -0.3, 0)
     assert spec.sleep[1] == {"vx300s": -1.85, "wx250s": -1.80}[name]

@@ -118,7 +118,7 @@ def test_speeds(cell: Cell) -> None:
     for name, sent in cell.sent.items():
         speed = np.abs(np.diff(np.array(sent), axis=0)) / DT_S
         assert speed[:, :6].max() < 1.0, name
-        assert speed[:, 6].max() < 6.0, name
+        assert speed[:, 6].max() < 2.0, name
     # Both sides alike: the left arm was far away and still ends where the right one does.
     np.testing.assert_allclose(cell.q["follower_left"][:6], START, atol=1e-9)
 

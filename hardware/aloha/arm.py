@@ -1,0 +1,411 @@
+"""The ALOHA arm driver: vx300s followers and wx250s leaders are configurations of this one class.
+
+Nothing here moves an arm but ``write``, and nothing takes torque away but ``set_torque``: neither
+connecting, nor disconnecting, nor recovering another servo drops it. Effort (``tau``) is in
+amperes, the sum of a joint's servos, and NaN where a servo measures no current.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.aloha import registers
+from hardware.aloha.configuration import AlohaArmConfig
+from hardware.aloha.faults import TRIPPED, FaultWatch, describe
+from hardware.aloha.rig import GRIPPER, Servo
+from hardware.aloha.scale import Scale
+from hardware.dynamixel.bus import BusState, DynamixelBus
+from hardware.dynamixel.control_table import HardwareError, OperatingMode
+from robot_stack.config import RobotConfig, Station
+from robot_stack.errors import BusError, DeviceError
+from robot_stack.spec import RobotSpec
+from robot_stack.types import RobotState
+
+__all__ = ["AlohaArm"]
+
+Array = NDArray[np.float64]
+
+USB_LATENCY_S = 0.001
+SETUP_READ_S = 0.3
+SETUP_SLACK_S = 0.05
+# What a loop needs beside the bus: guard, filter, publishing, waking up.
+BUS_SHARE = 0.8
+# A joint that stands closer than this to its goal register is sagging under its load, not away.
+SAG_TICKS = 40
+# Torque on starts at the nearest goal inside the position limits; farther than this it would jump.
+OUTSIDE_TICKS = 60
+
+
+class _ArmBus(DynamixelBus):
+    """A bus whose answers may be later while no loop waits for them."""
+
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """On a busy machine a single exchange may stall; at set-up that is no reason to fail."""
+        brisk, self._port.slack_s = self._port.slack_s, SETUP_SLACK_S
+        try:
+            yield
+        finally:
+            self._port.slack_s = brisk
+
+
+class AlohaArm:
+    """Nine servos as seven joints: waist to wrist_rotate in rad, and the gripper as a fraction.
+
+    The gripper is read as a fraction of finger position (a follower) or of joint angle (a
+    leader), and always commanded as a fraction of joint angle: ALOHA's own convention.
+    """
+
+    def __init__(self, config: AlohaArmConfig) -> None:
+        self.config = config
+        self._spec = config.spec
+        self._arm = config.arm
+        self._ids = tuple(servo.id for servo in self._arm.servos)
+        self._master_ids = tuple(servo.id for servo in self._arm.masters)
+        self._scale = Scale(config)
+        self._bus = _ArmBus(config.port, self._ids, config.baud, fast=config.fast_read)
+        poll_s = 26 * 10.0 / config.baud + USB_LATENCY_S
+        self._watch = FaultWatch(self._bus, self._arm, poll_s, config.bus_watchdog_ms / 1000.0)
+        self._state: BusState | None = None
+        self._goals = np.zeros(len(self._master_ids), dtype=np.int32)
+        self._watchdog_armed = False
+
+    @classmethod
+    def from_config(cls, config: RobotConfig, station: Station) -> AlohaArm:
+        """The robot ``config`` of a station file; touches no hardware."""
+        return cls(AlohaArmConfig.from_station(config, station))
+
+    @property
+    def spec(self) -> RobotSpec:
+        """Joints, limits and poses, with this rig's offsets and the station's limits."""
+        return self._spec
+
+    @property
+    def start_fraction(self) -> float:
+        """A leader whose gripper is below this fraction is one that the operator has closed."""
+        return self.config.gripper.start_fraction
+
+    @property
+    def rate_hz(self) -> float:
+        """What the bus affords: a fast sync read of nine servos (23 + 134 bytes, 10 bits each),
+        the adapter's latency, a sync write of seven goals (49 bytes), and a fifth for the rest.
+
+        261 Hz at 1 Mbaud and 528 Hz at 4 Mbaud; 222 and 484 Hz with fast reads switched off.
+        """
+        answer = len(self._ids) * 21 if self.config.fast_read is False else 8 + len(self._ids) * 14
+        read = 14 + len(self._ids) + answer
+        write = 14 + len(self._master_ids) * 5
+        return BUS_SHARE / ((read + write) * 10.0 / self.config.baud + USB_LATENCY_S)
+
+    # -- connection --------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Open the port and check that the arm is the one that the station file describes.
+
+        Torque stays as it is and nothing moves. RAM registers and, on joints without torque,
+        operating modes are applied again. DeviceError says what differs and what mends it.
+        """
+        with self._bus.patient():
+            self._bus.connect()
+            try:
+                self._check()
+                self._prepare()
+            except BaseException:
+                self._bus.close()
+                raise
+
+    def _check(self) -> None:
+        missing = [servo for servo in self._arm.servos if servo.id not in self._bus.found]
+        if missing:
+            raise DeviceError(
+                f"{self._name} on {self._bus.port_name}: {', '.join(map(str, missing))} "
+                f"{'does' if len(missing) == 1 else 'do'} not answer; ids that answered: "
+                f"{sorted(self._bus.found)}. Check the cable before the first missing servo, the "
+                "power, and with `robot-stack identify` its id and baud rate"
+            )
+        complaints = registers.check_models(self._bus, self.config)
+        if complaints:
+            raise DeviceError(
+                f"{self._name} on {self._bus.port_name}: {'; '.join(complaints)}. Is it another "
+                "arm's port (`robot-stack identify`)? A servo that was replaced belongs into the "
+                "robot's option servo_models"
+            )
+        mismatches = registers.check_eeprom(self._bus, self.config)
+        if mismatches:
+            raise DeviceError(
+                f"{self._name} on {self._bus.port_name}: {'; '.join(map(str, mismatches))}. Mend "
+                "it with `robot-stack calibrate STATION --robot NAME --apply`"
+            )
+
+    def _prepare(self) -> None:
+        bus = self._bus
+        # An answer to every write, or nothing after this could be verified.
+        bus.sync_write("status_return_level", dict.fromkeys(self._ids, 2))
+        torque = registers.read_all(bus, "torque_enable")
+        modes = registers.read_all(bus, "operating_mode")
+        tripped = [s for s, v in registers.read_all(bus, "bus_watchdog").items() if v == TRIPPED]
+        self._watch.torque = {servo_id: bool(on) for servo_id, on in torque.items()}
+        self._look()
+        for servo_id in tripped:
+            bus.write_verified(servo_id, "bus_watchdog", 0)
+        self._adopt_goals(tripped)
+        bus.clear_bus_watchdog(self._ids)
+        for servo in self._arm.servos:
+            wanted = registers.mode(self.config, servo)
+            if modes[servo.id] != wanted:
+                if torque[servo.id]:
+                    raise DeviceError(
+                        f"{servo} on {bus.port_name} holds torque in operating mode "
+                        f"{modes[servo.id]}, needs {int(wanted)} ({wanted.name.lower()}), and a "
+                        "mode changes only without torque: support the arm, switch its power off "
+                        "and on, and connect again"
+                    )
+                bus.write_verified(servo.id, "operating_mode", int(wanted))
+            if wanted is OperatingMode.CURRENT_POSITION:
+                registers.apply_grip_limit(bus, self.config, servo)
+            registers.apply_ram(bus, servo.id, registers.ram(self.config, servo))
+        self._look()  # a servo that enters position mode forgets its turns
+        self._watch.latched.clear()
+        self._watch.lost.clear()
+        self._watchdog_armed = False
+        for servo_id, error in registers.read_all(bus, "hardware_error_status").items():
+            self._watch.judge(servo_id, "hardware_error_status", error)
+        self._watch.pause()
+
+    def _look(self) -> BusState:
+        """Read all servos, and count whole turns anew."""
+        state = self._bus.read_state(SETUP_READ_S)
+        if state.missing:
+            for servo_id in state.missing:  # silent for long, they are asked only now and then
+                self._bus.leave_out(servo_id, False)
+            state = self._bus.read_state(SETUP_READ_S)
+        self._state = state
+        if state.missing:
+            raise BusError(
+                f"servos {list(state.missing)} on {self._bus.port_name} stopped answering: check "
+                "their cable and power"
+            )
+        self._scale.find_turns(state.position_ticks)
+        return state
+
+    def _adopt_goals(self, tripped: list[int]) -> None:
+        """Go on from the servos' own goals. One that its bus watchdog has stopped away from its
+        goal would go there at full speed once its goals are written again: it stays instead."""
+        found = registers.read_all(self._bus, "goal_position")
+        present = self._present()
+        for joint, servo in enumerate(self._arm.masters):
+            goal = found[servo.id]
+            away = abs(goal - int(present[joint])) > SAG_TICKS
+            if not self._watch.torque[servo.id] or (servo.id in tripped and away):
+                goal = int(present[joint])
+                if self._watch.torque[servo.id]:
+                    goal = self._within(servo, goal)
+                    self._bus.write_verified(servo.id, "goal_position", goal)
+            self._goals[joint] = goal
+
+    def disconnect(self) -> None:
+        """Close the port; torque and goals stay. Safe to call twice."""
+        if self._bus.connected:
+            # A farewell, not a stall: the arm goes on holding its goals and its grip.
+            with contextlib.suppress(DeviceError):
+                self._bus.sync_write("bus_watchdog", dict.fromkeys(self._ids, 0))
+            self._bus.close()
+
+    def __enter__(self) -> Self:
+        self.connect()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.disconnect()
+
+    @property
+    def _name(self) -> str:
+        return f"ALOHA {self.config.role} ({self.config.model})"
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def read(self, deadline_s: float) -> RobotState:
+        """Measured state; one sync read. BusError when nothing answered within ``deadline_s``."""
+        started_ns = time.monotonic_ns()
+        state = self._state = self._bus.read_state(deadline_s)
+        if not self._watchdog_armed:  # from the loop's first turn on, so that its start may take
+            steps = -(-self.config.bus_watchdog_ms // 20)
+            self._bus.sync_write("bus_watchdog", dict.fromkeys(self._ids, steps))
+            self._watchdog_armed = True
+        self._watch.observe(state, started_ns)
+        q, dq = self._scale.measured(state.position_ticks, state.velocity_raw)
+        return RobotState(
+            t_ns=state.t_ns,
+            q=q,
+            dq=dq,
+            tau=self._scale.current(state.current_raw),
+            age_s=state.age_s[self._scale.masters],
+        )
+
+    def write(self, target: Array) -> Array:
+        """Send one target (7,); one sync write. Returns (7,) what was sent, rounded to servo
+        counts; for joints without torque, which are skipped, where they are."""
+        target = np.asarray(target, dtype=np.float64)
+        if target.shape != (self._spec.dof,) or not np.isfinite(target).all():
+            raise DeviceError(f"{self._name}: a target is 7 finite numbers, not {target}")
+        goals = self._scale.goals(target)
+        held = np.array([self._watch.torque[servo_id] for servo_id in self._master_ids])
+        if held.any():
+            ids = tuple(s for s, on in zip(self._master_ids, held, strict=True) if on)
+            self._bus.write_goals(goals[held], ids)
+        self._goals = np.where(held, goals, self._present()).astype(np.int32)
+        return self._scale.targets_of(self._goals)
+
+    def _present(self) -> NDArray[np.int32]:
+        assert self._state is not None
+        present: NDArray[np.int32] = self._state.position_ticks[self._scale.masters]
+        return present
+
+    def held(self) -> Array:
+        """The targets (7,) that the servos hold, and where joints without torque are; no bus
+        traffic. A gripper is given as it is commanded, as a fraction of joint angle."""
+        goals = np.where(self.torque(), self._goals, self._present()).astype(np.int32)
+        return self._scale.targets_of(goals)
+
+    def torque(self) -> NDArray[np.bool_]:
+        """Which joints (7,) are under torque, as their first servo last said."""
+        return np.array([self._watch.torque[servo_id] for servo_id in self._master_ids])
+
+    def faults(self) -> str | None:
+        """Latched faults in words, for example ``servo 9 (gripper): overload``."""
+        return self._watch.text()
+
+    # -- torque ------------------------------------------------------------------------------
+
+    def set_torque(self, joints: Sequence[bool], on: bool) -> None:
+        """Switch torque of the marked joints, shadows with them. On: the goal becomes the present
+        position first. DeviceError when a joint stands too far outside its limits for that."""
+        with self._bus.patient():
+            self._set_torque([j for j, marked in enumerate(joints) if marked], on)
+        self._watch.pause()
+
+    def _set_torque(self, chosen: list[int], on: bool) -> None:
+        servos = [servo for joint in chosen for servo in self._arm.of_joint(joint)]
+        ids = tuple(servo.id for servo in servos)
+        if on:
+            fresh = [s for s in servos if s.shadow_of is None and not self._watch.torque[s.id]]
+            for servo in fresh:
+                self._goal_to_present(servo)
+            self._bus.torque(ids, True)
+            self._watch.torque.update(dict.fromkeys(ids, True))
+            # A servo forgets its turns when torque comes on in position mode.
+            self._look()
+        else:
+            # Before, not after: should it fail halfway, these joints are no longer commanded.
+            self._watch.torque.update(dict.fromkeys(ids, False))
+            self._bus.torque(ids, False)
+        self._watch.lost.difference_update(ids)
+
+    def _within(self, servo: Servo, ticks: int) -> int:
+        """``ticks`` as a goal that the servo accepts; DeviceError when that is too far away."""
+        if servo.joint == GRIPPER and self.config.role == "follower":
+            return ticks  # current-based position mode counts on over many turns
+        turned = ticks % 4096
+        goal = min(max(turned, servo.min_ticks), servo.max_ticks)
+        if abs(goal - turned) > OUTSIDE_TICKS:
+            raise DeviceError(
+                f"{servo} on {self._bus.port_name} stands at {turned}, {abs(goal - turned)} counts "
+                f"outside its limits {servo.min_ticks}..{servo.max_ticks}: move the joint inside "
+                "by hand, then switch torque on"
+            )
+        return goal
+
+    def _goal_to_present(self, servo: Servo) -> None:
+        goal = self._within(servo, self._bus.read(servo.id, "present_position"))
+        self._bus.write_verified(servo.id, "goal_position", goal)
+        if servo.shadow_of is None:
+            self._goals[servo.joint] = goal
+
+    # -- recovery ----------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Mend what ``faults`` reports, one servo at a time (about 0.5 s each); all others hold.
+
+        DeviceError names what could not be mended. The master of a shoulder or elbow pair is
+        never rebooted while its shadow holds: the shadow obeys the same packet, and the arm would
+        drop.
+        """
+        with self._bus.patient():
+            # Nobody speaks to the others meanwhile.
+            self._bus.sync_write("bus_watchdog", dict.fromkeys(self._ids, 0))
+            self._watchdog_armed = False
+            try:
+                for servo in self._arm.servos:
+                    if servo.id in self._watch.latched:
+                        self._recover(servo)
+                        self._watch.clear(servo.id)
+                self._look()
+            finally:
+                self._watch.pause()
+
+    def _recover(self, servo: Servo) -> None:
+        bus = self._bus
+        if not bus.is_alive(servo.id):
+            raise DeviceError(
+                f"{servo} on {bus.port_name} does not answer: check its cable and power, then "
+                "reset again"
+            )
+        wanted_torque = any(self._watch.torque[s.id] for s in self._arm.of_joint(servo.joint))
+        wanted_torque |= servo.id in self._watch.lost
+        error = bus.hardware_error(servo.id)
+        if error:
+            self._reboot(servo, error, hold=wanted_torque)
+        elif bus.read(servo.id, "bus_watchdog") == TRIPPED:
+            bus.write_verified(servo.id, "bus_watchdog", 0)
+            if servo.shadow_of is None:
+                self._goal_to_present(servo)
+        else:
+            self._restore(bus, servo.id)
+            if wanted_torque:
+                self._goal_to_present(servo)
+                bus.write_verified(servo.id, "torque_enable", 1)
+                self._watch.torque[servo.id] = True
+        self._watch.lost.discard(servo.id)
+
+    def _reboot(self, servo: Servo, error: HardwareError, *, hold: bool) -> None:
+        shadows = [s for s in self._arm.of_joint(servo.joint) if s.shadow_of == servo.id]
+        if any(self._bus.read(shadow.id, "torque_enable") for shadow in shadows):
+            raise DeviceError(
+                f"{servo} on {self._bus.port_name}: {describe(error)}. Only a reboot clears it, "
+                f"and {shadows[0]}, which holds the arm now, would reboot with it: support the "
+                "arm, switch the joint's torque off, and reset again"
+            )
+        if hold:
+            self._bus.recover(servo.id, self._restore)
+            self._watch.torque[servo.id] = True
+            if servo.shadow_of is None:
+                self._goals[servo.joint] = self._bus.read(servo.id, "goal_position")
+        else:
+            self._bus.reboot(servo.id)
+            deadline = time.monotonic() + 3.0
+            while not self._bus.is_alive(servo.id):
+                if time.monotonic() > deadline:
+                    raise DeviceError(f"{servo} did not come back from its reboot: check its power")
+                time.sleep(0.02)
+            self._restore(self._bus, servo.id)
+
+    def _restore(self, bus: DynamixelBus, servo_id: int) -> None:
+        """Registers of a servo that has restarted; its torque is off."""
+        servo = next(servo for servo in self._arm.servos if servo.id == servo_id)
+        wanted = registers.mode(self.config, servo)
+        bus.write_verified(servo_id, "operating_mode", int(wanted))
+        if wanted is OperatingMode.CURRENT_POSITION:
+            registers.apply_grip_limit(bus, self.config, servo)
+        registers.apply_ram(bus, servo_id, registers.ram(self.config, servo))
