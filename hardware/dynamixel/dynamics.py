@@ -19,12 +19,14 @@ MEMORY_SIZE = 662  # the last register, Indirect Data 56, is at 661
 VELOCITY_UNIT_TICKS_S = 0.229 * TICKS_PER_REV / 60.0
 ACCELERATION_UNIT_TICKS_S2 = 214.577 * TICKS_PER_REV / 3600.0
 UNLIMITED = 1e12
+NEVER = int(np.iinfo(np.int64).max)
 
 _MAX_SUBSTEP_S = 0.004  # above it the explicit integration of a stiff servo is not stable
 _FRICTION_HZ = 20.0  # how fast a joint without torque comes to rest
 _HAND_STIFFNESS = 3000.0  # 1/s^2, a hand that pushes against torque
 _VELOCITY_GAIN_HZ = 60.0
 _OVERLOAD_MARGIN = 0.98
+_STALL_TICKS_S = 130.0  # 0.2 rad/s
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -67,9 +69,14 @@ class ServoBank:
         self.current_scale = np.ones(n)  # effort to counts of register 126
         self.saturated_s = np.zeros(n)
         self.measured_counts = np.zeros(n)  # register 126 of external servos
+        self.heard_ns = np.zeros(n, dtype=np.int64)  # last instruction
+        self.silent_until_ns = np.zeros(n, dtype=np.int64)  # booting, or NEVER while off the chain
         self._views()
 
     def _views(self) -> None:
+        self.goal_position = self.memory[:, 116:120].view("<i4")[:, 0]
+        self.max_position = self.memory[:, 48:52].view("<i4")[:, 0]
+        self.min_position = self.memory[:, 52:56].view("<i4")[:, 0]
         self._present_current = self.memory[:, 126:128].view("<i2")[:, 0]
         self._present_velocity = self.memory[:, 128:132].view("<i4")[:, 0]
         self._present_position = self.memory[:, 132:136].view("<i4")[:, 0]
@@ -79,7 +86,7 @@ class ServoBank:
         """One bank with the rows of all; the originals are left behind, unused."""
         whole = cls(sum(bank.n for bank in banks))
         for name, value in vars(whole).items():
-            if isinstance(value, np.ndarray) and not name.startswith("_"):
+            if isinstance(value, np.ndarray) and value.base is None:
                 setattr(whole, name, np.concatenate([getattr(bank, name) for bank in banks]))
         whole._views()
         whole.refresh()
@@ -108,7 +115,9 @@ class ServoBank:
             effort = np.where(self.external, hot / self.current_scale, np.abs(self.effort))
         else:
             effort = np.abs(self.effort)
-        saturated = (effort >= self.overload_effort) & self.active
+        # Stalled, not accelerating: a motor that turns is cooled by turning.
+        stalled = np.abs(self.velocity) < _STALL_TICKS_S
+        saturated = (effort >= self.overload_effort) & self.active & stalled
         self.saturated_s += dt
         self.saturated_s *= saturated
         return np.flatnonzero(saturated)

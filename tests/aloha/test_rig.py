@@ -57,7 +57,7 @@ def test_a_station_tightens() -> None:
         ARMS["vx300s"], limits={"waist": JointLimits(lower=-1.0, upper=1.0, velocity=1.5)}
     )
     waist = spec.joints[0]
-    assert (waist.lower, waist.upper, waist.velocity, waist.acceleration) == (-1, 1, 1.5, 12)
+    assert (waist.lower, waist.upper, waist.velocity, waist.acceleration) == (-1, 1, 1.5, 50)
 
 
 @pytest.mark.parametrize(
