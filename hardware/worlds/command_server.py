@@ -17,7 +17,7 @@ import zmq
 
 from hardware.dynamixel.virtual import VirtualBus
 from robot_stack.config import parse, within
-from robot_stack.errors import ConfigError, RobotStackError
+from robot_stack.errors import ConfigError, ControlPlaneError, RobotStackError
 
 __all__ = ["FAULTS", "WorldServer", "apply_fault"]
 
@@ -39,7 +39,13 @@ class WorldServer:
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST)
-        self._socket.bind(f"ipc://{path}")
+        try:
+            self._socket.bind(f"ipc://{path}")
+        except zmq.ZMQError as error:
+            raise ControlPlaneError(
+                f"cannot listen at {path}: {error.strerror}; the runtime directory must be "
+                "writable and its path short (107 characters with the socket's name)"
+            ) from error
         path.chmod(0o600)
 
     def poll(self) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from hardware.worlds.aloha import ARM_JOINTS, LEFT, RIGHT, SIDES, load_model
 
-__all__ = ["ArmKinematics", "both_arms", "rotation"]
+__all__ = ["ArmKinematics", "both_arms", "rotation", "tool_rotation"]
 
 Array = NDArray[np.float64]
 
@@ -18,17 +18,21 @@ MAX_STEP_RAD = 0.2
 LIMIT_MARGIN_RAD = 0.01
 
 
-def rotation(arm: int, pitch: float, roll: float = 0.0, yaw: float = 0.0) -> Array:
-    """World orientation (3, 3) of a gripper: pointing at the other arm, tipped down by ``pitch``,
-    rolled about its own axis and turned by ``yaw`` about the vertical (all rad)."""
-    heading = yaw + (0.0 if arm == LEFT else np.pi)
-    cz, sz = np.cos(heading), np.sin(heading)
+def tool_rotation(pitch: float, roll: float) -> Array:
+    """The turn (3, 3) of a gripper in its own frame: tipped down by ``pitch`` about y, then rolled
+    about its own axis (rad)."""
     cy, sy = np.cos(pitch), np.sin(pitch)
     cx, sx = np.cos(roll), np.sin(roll)
-    about_z = np.array([[cz, -sz, 0.0], [sz, cz, 0.0], [0.0, 0.0, 1.0]])
     about_y = np.array([[cy, 0.0, sy], [0.0, 1.0, 0.0], [-sy, 0.0, cy]])
     about_x = np.array([[1.0, 0.0, 0.0], [0.0, cx, -sx], [0.0, sx, cx]])
-    return np.asarray(about_z @ about_y @ about_x)
+    return np.asarray(about_y @ about_x)
+
+
+def rotation(arm: int, pitch: float, roll: float = 0.0) -> Array:
+    """World orientation (3, 3) of a gripper that points at the other arm, tipped down by ``pitch``
+    and rolled about its own axis (rad)."""
+    facing = np.diag([1.0, 1.0, 1.0]) if arm == LEFT else np.diag([-1.0, -1.0, 1.0])
+    return np.asarray(facing @ tool_rotation(pitch, roll))
 
 
 class ArmKinematics:

@@ -34,6 +34,7 @@ class _Hand:
         self.lower[GRIPPER], self.upper[GRIPPER] = gripper.joint_closed, gripper.joint_open
         self.target = np.full(7, np.nan)  # rad, NaN where the hand does not hold
         self.at = np.full(7, np.nan)
+        self.active = np.zeros(7, dtype=np.bool_)
 
     def positions(self) -> Array:
         return np.asarray(self.bus.positions_rad()[self.master_rows])
@@ -53,7 +54,14 @@ class _Hand:
         self._push()
 
     def step(self, dt: float) -> None:
-        if np.isnan(self.target).all():
+        held = ~np.isnan(self.target)
+        active = self.bus.bank.active[self.master_rows]
+        taken = held & active & ~self.active
+        self.active = active
+        if taken.any():
+            self.target[taken] = self.at[taken] = np.nan
+            self._push()
+        if not held.any():
             return
         way = (self.target - self.at) * min(1.0, dt / HAND_LAG_S)
         self.at += np.clip(way, -HAND_SPEED_RAD_S * dt, HAND_SPEED_RAD_S * dt)
@@ -69,8 +77,9 @@ class _Hand:
 class LeaderHands:
     """A person's two hands; arm 0 is left. Implements ``operator.Hands``.
 
-    A joint without torque goes where the hand is; a joint under torque is pushed against. Hands
-    stop at the joints' own ends.
+    A joint without torque goes where the hand is; a joint under torque is pushed against. A joint
+    that comes under torque is taken out of the hand: the station drives it now. Hands stop at the
+    joints' own ends.
     """
 
     def __init__(self, arms: Sequence[tuple[VirtualBus, ArmModel, GripperCalibration]]) -> None:
