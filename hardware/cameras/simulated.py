@@ -47,19 +47,20 @@ SILENCE_S = 0.5  # after which a restarted world is looked for
 
 @dataclass(frozen=True)
 class SimulatedOptions:
-    """``view``: the camera in the MuJoCo scene; by default the one that stands for this name."""
+    """``camera``: what to look through, by ALOHA's name (``cam_high``) or the scene's (``top``);
+    by default the camera of the same name."""
 
-    view: str | None = None
+    camera: str | None = None
 
 
 class SimulatedCamera(CameraDriver):
     """Draws at ``spec.fps`` or as fast as the machine affords; a state is drawn once only, so a
     world that stands still or has died gives no frames."""
 
-    def __init__(self, spec: CameraSpec, station: str, view: str | None = None) -> None:
+    def __init__(self, spec: CameraSpec, station: str, camera: str | None = None) -> None:
         super().__init__(spec)
         self._station = station
-        self._view = view or CAMERAS.get(spec.name, spec.name)
+        self._view = CAMERAS.get(camera or spec.name, camera or spec.name)
         self._world: Ring | None = None
         self._data: Any = None
         self._renderer: Any = None
@@ -73,7 +74,7 @@ class SimulatedCamera(CameraDriver):
     def from_config(cls, config: CameraConfig, station: Station) -> Self:
         """Options: ``SimulatedOptions``."""
         options = parse(SimulatedOptions, config.options, f"cameras.{config.name}.options")
-        return cls(config.spec, station.station, options.view)
+        return cls(config.spec, station.station, options.camera)
 
     @property
     def meta(self) -> dict[str, Any]:

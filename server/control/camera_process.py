@@ -78,7 +78,7 @@ def run_camera(station: str, camera_name: str, camera: Camera, slots: int | None
             before = output.frames
             try:
                 camera.connect()
-                log.info("%s: connected (serial %s)", camera_name, camera.meta.get("serial"))
+                log.info("camera %s: connected (serial %s)", camera_name, camera.meta.get("serial"))
                 _stream(camera, output, stop)
             except DeviceError as error:
                 if output.frames > before:
@@ -102,11 +102,11 @@ def _stream(camera: Camera, output: _Output, stop: _StopRequest) -> None:
         if frame is None:
             if not silent and now - last > max(SILENCE_S, 5 / camera.spec.fps):
                 silent = True
-                log.warning("%s: no frame for %.1f s", camera.spec.name, now - last)
+                log.warning("camera %s: no frame for %.1f s", camera.spec.name, now - last)
             continue
         output.publish(frame)
         if silent:
-            log.warning("%s: frames again", camera.spec.name)
+            log.warning("camera %s: frames again", camera.spec.name)
         silent, last = False, now
 
 
@@ -171,7 +171,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--station-file", type=Path, required=True, help="the station's YAML file")
     parser.add_argument("--camera", required=True, help="a name under `cameras:` in that file")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    log.setLevel(logging.INFO)
     try:
         station = load_station(args.station_file)
         config = station.cameras.get(args.camera)
@@ -183,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
         camera = load("camera", config.driver).from_config(config, station)
         run_camera(station.station, args.camera, camera)
     except RobotStackError as error:
-        print(f"camera {args.camera}: {error}", file=sys.stderr)
+        log.error("%s", error)
         return 1
     return 0
 

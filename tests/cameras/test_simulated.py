@@ -19,6 +19,7 @@ from robot_stack.spec import CameraSpec
 from robot_stack.types import Frame
 
 NQ = 23
+SPEC = CameraSpec("elsewhere", 160, 120, 200.0)
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,18 @@ def test_every_camera_of_aloha_shows_something(
         assert camera.meta["intrinsics"]["fx"] > 0
     assert frame.image.shape == (120, 160, 3) and frame.image.dtype == np.uint8
     assert frame.image.std() > 10
+
+
+@pytest.mark.parametrize("named", ["cam_low", "front_close"])
+def test_the_view_can_be_named_by_aloha_or_by_the_scene(
+    world: RingWriter, rest: np.ndarray, named: str
+) -> None:
+    show(world, rest, 5)
+    images = []
+    for camera in (SimulatedCamera(SPEC, "lab", named), camera_of("cam_low")):
+        with camera:
+            images.append(must(camera).image)
+    assert np.array_equal(*images)
 
 
 def test_a_frame_is_stamped_with_the_state_it_shows(world: RingWriter, rest: np.ndarray) -> None:
