@@ -30,7 +30,9 @@ SOURCE_COLOURS: dict[Source, str] = {
     Source.REPLAY: "#dcd25a",
     Source.SUPERVISOR: "#e678aa",
 }
+MAX_EVENTS = 11
 MAX_POINTS = 20_000  # of a line: more than pixels, and keeps long episodes quick to draw
+SHORTEST_SPAN = 0.1
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -76,6 +78,25 @@ def _shade(axes: Sequence[Any], episode: Episode, seconds: NDArray[np.float64]) 
     ]
 
 
+def _name_events(axis: Any, episode: Episode) -> None:
+    """Write the first events beside their lines, each a little lower than the one before."""
+    origin = int(episode.t_ns[0])
+    for i, event in enumerate(episode.events[:MAX_EVENTS]):
+        seconds = (event.t_ns - origin) / 1e9
+        right = seconds > 0.7 * axis.get_xlim()[1]
+        axis.annotate(
+            f"{event.kind}: {event.text}"[:90],
+            (seconds, 0.94 - 0.085 * i),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4 if right else 4, 0),
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="top",
+            fontsize=7.5,
+            color="#b01818",
+        )
+
+
 def _title(episode: Episode) -> str:
     said = episode.metadata
     verdict = {True: "success", False: "failure", None: "not labelled"}[said.success]
@@ -86,6 +107,28 @@ def _title(episode: Episode) -> str:
 def _thin(*arrays: NDArray[Any]) -> list[NDArray[Any]]:
     step = max(1, len(arrays[0]) // MAX_POINTS)
     return [array[::step] for array in arrays]
+
+
+def _at_least(axis: Any, span: float) -> None:
+    """Widen the y range to ``span``, so that the noise of a joint at rest stays small."""
+    low, high = axis.get_ylim()
+    if high - low < span:
+        middle = (low + high) / 2
+        axis.set_ylim(middle - span / 2, middle + span / 2)
+
+
+def _above(axis: Any, columns: int) -> None:
+    """The legend above the panel, where it hides no line."""
+    axis.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.98),
+        ncols=columns,
+        fontsize=7.5,
+        frameon=False,
+        columnspacing=1.0,
+        handlelength=1.2,
+        borderpad=0,
+    )
 
 
 def _limit_x(axes: Any, seconds: NDArray[np.float64]) -> None:
@@ -124,9 +167,10 @@ def plot_joints(episode: Episode, path: Path) -> None:
                     continue
                 used.append(axis)
                 t, q, a, s = _thin(seconds, qpos[:, column], asked[:, column], sent[:, column])
-                axis.plot(t, a, color="#ff7f0e", linewidth=1.6, alpha=0.8, label="asked")
+                axis.plot(t, a, color="#ff9c43", linewidth=3.2, alpha=0.6, label="asked")
                 axis.plot(t, s, color="#2ca02c", linestyle="--", label="sent")
                 axis.plot(t, q, color="#1f3b73", label="measured")
+                _at_least(axis, SHORTEST_SPAN)
                 unit = f" [{units[column]}]" if units[column] else ""
                 axis.set_title(f"{robot.name} / {robot.joints[j]}{unit}")
                 column += 1
@@ -162,8 +206,8 @@ def plot_timing(episode: Episode, path: Path) -> None:
             t, *velocities = _thin(seconds, *episode.qvel.T[column : column + width])
             for name, velocity in zip(robot.joints, velocities, strict=True):
                 moving.plot(t, velocity, label=name, linewidth=0.9)
-            moving.set_title(f"{robot.name}: measured velocity [unit/s]")
-            moving.legend(ncols=4, fontsize=7, frameon=False, loc="upper right")
+            moving.set_title(f"{robot.name}: velocity [unit/s]")
+            _above(moving, len(robot.joints))
             column += width
             _lateness(late, episode, robot.name, origin)
             axes += [moving, late]
@@ -175,6 +219,7 @@ def plot_timing(episode: Episode, path: Path) -> None:
         axes += [distance, age, reasons]
         _limit_x(axes, seconds)
         patches = _shade(axes, episode, seconds)
+        _name_events(reasons, episode)
         figure.suptitle(_title(episode), x=0.01, ha="left", fontsize=11)
         figure.legend(handles=patches, loc="outside upper right", ncols=6, frameon=False)
         figure.savefig(path)
@@ -190,7 +235,8 @@ def _lateness(axis: Any, episode: Episode, robot: str, origin: int) -> None:
         axis.plot(t, late, color="#555555", linewidth=0.6)
         p50, p99 = np.percentile(late_ms, [50, 99])
         text = f"p50 {p50 * 1e3:.0f} µs, p99 {p99 * 1e3:.0f} µs, max {late_ms.max():.2f} ms"
-        axis.text(0.99, 0.92, text, transform=axis.transAxes, ha="right", va="top", fontsize=8)
+        axis.set_title(text, loc="right", fontsize=8)
+        axis.set_ylim(bottom=0)
 
 
 def _distance(axis: Any, episode: Episode, origin: int) -> None:
@@ -204,7 +250,7 @@ def _distance(axis: Any, episode: Episode, origin: int) -> None:
             known = True
     if known:
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
-        axis.legend(frameon=False, fontsize=8, loc="upper right")
+        _above(axis, len(episode.robots))
     else:
         axis.text(0.5, 0.5, "no guard ran", transform=axis.transAxes, ha="center", color="#888888")
 
@@ -218,7 +264,7 @@ def _frame_age(axis: Any, episode: Episode, seconds: NDArray[np.float64]) -> Non
         axis.plot(t, thin, label=camera, linewidth=0.8)
     if episode.cameras:
         axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, fontsize=8, ncols=4, loc="upper right")
+        _above(axis, len(episode.cameras))
 
 
 def _differences(axis: Any, episode: Episode, seconds: NDArray[np.float64]) -> None:
@@ -234,7 +280,7 @@ def _differences(axis: Any, episode: Episode, seconds: NDArray[np.float64]) -> N
         axis.broken_barh(bars, (len(names) - 0.35, 0.7), color="#8c3b3b")
         names.append(str(flag.name).lower())
     axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(-0.6, max(len(names), 1) - 0.4)
+    axis.set_ylim(-0.6, max(len(names), 4) - 0.4)
     axis.set_xlabel("time [s]")
     if not names:
         axis.text(0.5, 0.5, "nothing", transform=axis.transAxes, ha="center", color="#888888")

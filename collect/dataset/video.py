@@ -40,7 +40,7 @@ Image = NDArray[np.uint8]
 
 
 def _text(image: Image, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
-    cv2.putText(image, text, (x, y), FONT, 0.5, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(image, text, (x + 1, y + 1), FONT, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     cv2.putText(image, text, (x, y), FONT, 0.5, colour, 1, cv2.LINE_AA)
 
 
