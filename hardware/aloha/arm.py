@@ -49,11 +49,12 @@ class _ArmBus(DynamixelBus):
     @contextlib.contextmanager
     def patient(self) -> Iterator[None]:
         """On a busy machine a single exchange may stall; at set-up that is no reason to fail."""
-        brisk, self._port.slack_s = self._port.slack_s, SETUP_SLACK_S
+        brisk = self._slack_s
+        self._slack_s = self._port.slack_s = SETUP_SLACK_S
         try:
             yield
         finally:
-            self._port.slack_s = brisk
+            self._slack_s = self._port.slack_s = brisk
 
 
 class AlohaArm:
