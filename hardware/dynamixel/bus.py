@@ -240,38 +240,50 @@ class DynamixelBus:
     def read_state(self, deadline_s: float = 0.02) -> BusState:
         """Current, velocity and position of every servo.
 
-        Servos that stay silent are asked again until `deadline_s` seconds after the call; then
-        what there is comes back, older values with their age. Raises BusError if no servo
-        answered, and at once if the port has gone.
+        Servos that stay silent while others answer are asked up to three times, as long as
+        `deadline_s` seconds from the call allow; then what there is comes back, older values with
+        their age. A servo that
+        has missed three readings is asked only twice a second from then on, until it answers.
+        Raises BusError if no servo answered, and at once if the port has gone.
         """
         self._require_open()
         start = time.monotonic_ns()
         end = start + int(deadline_s * _NS)
         wanted = self._whom_to_ask(start)
         missing = list(wanted)
+        silent: set[int] = set(self.ids) - set(wanted)
+        strikes = {s: _TRIES - 1 for s in wanted if self._is_suspect(s)}
         sent_ns = start
         attempt = 0
+        heard_any = False
         while missing:
             # A retry is a plain read: a damaged fast packet takes all servos behind it along.
-            # Whoever was silent first goes last, for those behind a silent servo may wait for it.
             fast = self.fast and attempt == 0
-            if attempt:
-                missing = [*missing[1:], missing[0]]
             now = time.monotonic_ns()
             if attempt and now + int(self._least_s(len(missing)) * _NS) > end:
                 break
             read = self._sync_read(tuple(missing), _STATE_ADDRESS, _STATE_LENGTH, fast)
             complete, sent_ns = self._exchange(read, max(0.0, (end - now) / _NS))
             self._keep(read, sent_ns)
+            if fast:
+                self._judge_fast(bool(read.got.any()))
+            attempt += 1
             if complete:
                 missing = []
-            else:
-                got = {servo_id for servo_id, ok in zip(read.ids, read.got, strict=True) if ok}
-                missing = [servo_id for servo_id in missing if servo_id not in got]
-            if fast:
-                self._judge_fast(complete, bool(read.got.any()))
-            attempt += 1
-        silent = set(missing) | (set(self.ids) - set(wanted))
+                break
+            got = {s for s, ok in zip(read.ids, read.got, strict=True) if ok}
+            missing = [s for s in missing if s not in got]
+            # Servos behind a silent one may only have waited for it: the first of the silent is to
+            # blame, and goes to the end of the next request. If none answered, all are, unless
+            # it is the line: then only the deadline ends it.
+            heard_any = heard_any or bool(got)
+            blamed = missing[:1] if got else missing if heard_any else []
+            for servo_id in blamed:
+                strikes[servo_id] = strikes.get(servo_id, 0) + 1
+                if strikes[servo_id] >= _TRIES:
+                    silent.add(servo_id)
+            missing = [s for s in (*missing[1:], missing[0]) if s not in silent]
+        silent |= set(missing)
         for servo_id in wanted:
             row = self._index[servo_id]
             self._misses[row] = self._misses[row] + 1 if servo_id in silent else 0
@@ -283,28 +295,27 @@ class DynamixelBus:
             )
         return self._state(sent_ns, silent)
 
+    def _is_suspect(self, servo_id: int) -> bool:
+        return bool(self._misses[self._index[servo_id]] >= _MISSES_UNTIL_SUSPECT)
+
     def _whom_to_ask(self, now_ns: int) -> tuple[int, ...]:
         """All ids; those silent for long only now and then, and last, where they hold up nobody."""
-        if not self._away and not (self._misses >= _MISSES_UNTIL_SUSPECT).any():
+        if not self._away and self._misses.max() < _MISSES_UNTIL_SUSPECT:
             return self.ids
-        suspect = [
-            servo_id
-            for servo_id in self.ids
-            if self._misses[self._index[servo_id]] >= _MISSES_UNTIL_SUSPECT
-            and servo_id not in self._away
-        ]
-        good = [s for s in self.ids if s not in suspect and s not in self._away]
+        asked = [s for s in self.ids if s not in self._away]
+        good = [s for s in asked if not self._is_suspect(s)]
         if good and now_ns < self._next_probe_ns:
             return tuple(good)
         self._next_probe_ns = now_ns + _PROBE_EVERY_NS
-        return (*good, *suspect)
+        return (*good, *(s for s in asked if self._is_suspect(s)))
 
     def _least_s(self, n: int) -> float:
         wire = (14 + n + n * (11 + _STATE_LENGTH)) * 10.0 / self.baud
         return wire + self._return_delay_s
 
-    def _judge_fast(self, complete: bool, partly: bool) -> None:
-        self._fast_failures = 0 if complete or partly else self._fast_failures + 1
+    def _judge_fast(self, answered: bool) -> None:
+        """Go back to plain reads when fast ones, which nobody asked for, stay unanswered."""
+        self._fast_failures = 0 if answered else self._fast_failures + 1
         if self._fast_wanted is None and self._fast_failures >= _FAST_FAILURES:
             self.fast = False
 
@@ -323,29 +334,35 @@ class DynamixelBus:
         Around the SDK's GroupSyncRead: see `group`.
         """
         port = self._port
-        byte_s = 10.0 / port.baudrate
+        byte_ns = 10.0 * _NS / port.baudrate
+        request = read.request
         port.clearPort()
         read.start()
-        if port.writePort(read.request) != len(read.request):
-            raise BusError(f"{self.port_name} takes no more bytes: the adapter is stuck; replug it")
-        sent = time.monotonic_ns()
-        allowed = (
-            (len(read.request) + read.expected + 4) * byte_s
-            + self._return_delay_s
-            + 2 * port.latency_s
-            + self._slack_s
-        )
-        end = sent + int(min(allowed, limit_s) * _NS)
+        handed_ns = time.monotonic_ns()
+        self._send(request)
+        sent_ns = time.monotonic_ns()
+        allowed_ns = (len(request) + read.expected + 4) * byte_ns + (
+            self._return_delay_s + 2 * port.latency_s + self._slack_s
+        ) * _NS
+        end_ns = sent_ns + int(min(allowed_ns, limit_s * _NS))
+        heard = 0
         complete = False
         while not complete:
-            left = (end - time.monotonic_ns()) / _NS
-            data = port.read_some(4096, max(0.0, left))
+            left_s = (end_ns - time.monotonic_ns()) / _NS
+            data = port.read_some(4096, max(0.0, left_s))
             if data:
+                heard += len(data)
+                if time.monotonic_ns() - handed_ns < (len(request) + heard) * byte_ns:
+                    # Sooner than the wire allows: a late answer to an earlier request. Taken as
+                    # this one's, every reading from here on could be one behind.
+                    read.start()
+                    heard = 0
+                    continue
                 complete = read.parse(data)
-            elif left <= 0.0:
-                complete = read.finish()
+            elif left_s <= 0.0:
+                read.finish()
                 break
-        return bool(read.got.all()), sent + int(len(read.request) * byte_s * _NS)
+        return bool(read.got.all()), sent_ns + int(len(request) * byte_ns)
 
     def _keep(self, read: SyncRead, t_ns: int) -> None:
         data = read.data
@@ -464,6 +481,7 @@ class DynamixelBus:
             finally:
                 self._port.is_using = False
             if result != COMM_SUCCESS:
+                self._settle()
                 continue
             row = self._index.get(servo_id)
             if row is not None:
@@ -479,6 +497,11 @@ class DynamixelBus:
             f"{self._name(servo_id)} gave no whole answer in {_TRIES} attempts: {what}. "
             "Check its cable, id and power (a rebooting servo is silent for a while)"
         )
+
+    def _settle(self) -> None:
+        """Hear out what is left of a failed exchange, so that it answers no later request."""
+        while self._port.read_some(4096, self._port.latency_s + 0.001):
+            pass
 
     def ping(self, servo_id: int) -> PingResult:
         """Model number and firmware version. Raises BusError if it does not answer."""
@@ -514,8 +537,8 @@ class DynamixelBus:
     ) -> dict[tuple[int, int], PingResult]:
         """Find servos: {(baud, id): PingResult}. Changes nothing.
 
-        Without `ids` a broadcast ping asks 0..252 at once (a third of a second a speed, less if
-        the last id is found); with them each is pinged. `bauds` defaults to the bus's speed. A
+        Without `ids` a broadcast ping asks 0..252 at once (0.2 s at 1 Mbaud, more at slower
+        speeds); with them each is pinged. `bauds` defaults to the bus's speed. A
         closed bus is opened for the scan; an open one goes back to its speed.
         """
         was_open = self.connected

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
+from hardware.dynamixel.control_table import OperatingMode
 from hardware.dynamixel.dynamics import ServoBank
 from hardware.dynamixel.log import Log, LogKind
 from hardware.dynamixel.packet import (
@@ -29,6 +30,9 @@ Reply = tuple[float, bytes]
 _MARK = b"\xff\xff\xfd"
 _GOAL_POSITION = 116
 _GOAL_CURRENT = 102
+_ADDRESSES = [7, 8, 12]  # id, baud rate, secondary id
+_TIME_PROFILE = 4  # drive mode bit
+_FARTHEST = 1_048_575  # ticks: 256 turns
 
 
 class Chain:
@@ -52,9 +56,12 @@ class Chain:
         self.bank = ServoBank.joined([servo.bank for servo in servos])
         for row, servo in enumerate(self.servos):
             servo.attach(self.bank, row)
-        self._plans: dict[bytes, _SyncReadPlan | None] = {}
-        self._baud = 0
+        self._plans: dict[tuple[int, bytes], _SyncReadPlan | _GoalPlan | None] = {}
         self._whole = False
+        self._tuned: tuple[int, bytes] | None = None
+        self._audible: list[VirtualServo] = []
+        self._owners: dict[int, VirtualServo] = {}
+        self._followers: dict[int, list[VirtualServo]] = {}
         self._handlers: dict[int, Callable[[Packet, int], list[Reply]]] = {
             Instruction.PING: self._ping,
             Instruction.READ: self._read,
@@ -76,7 +83,7 @@ class Chain:
         """Let all servos that listen at `baud` act on `packet`, whose last byte arrived at
         `t_ns`; the answers in the order they go onto the wire. `whole` allows the packets of
         one answer to come joined, when nothing on the line will want them one by one."""
-        self._baud = baud
+        self._tune(baud)
         self._whole = whole
         if packet.instruction == Instruction.STATUS:
             return []
@@ -89,29 +96,40 @@ class Chain:
 
     # -- who listens ---------------------------------------------------------------------------
 
-    def _awake(self, t_ns: int) -> Iterator[VirtualServo]:
-        for servo in self.servos:
-            if servo.baud == self._baud and servo.answers(t_ns):
-                yield servo
+    def _tune(self, baud: int) -> None:
+        """Know who listens to which id at this speed; again when a servo changed either."""
+        key = (baud, self.bank.memory[:, _ADDRESSES].tobytes())
+        if key == self._tuned:
+            return
+        self._tuned = key
+        self._plans.clear()
+        self._audible = [servo for servo in self.servos if servo.baud == baud]
+        self._owners = {servo.servo_id: servo for servo in self._audible}
+        self._followers = {}
+        for servo in self._audible:
+            if servo.secondary_id is not None:
+                self._followers.setdefault(servo.secondary_id, []).append(servo)
 
     def _find(self, servo_id: int, t_ns: int) -> VirtualServo | None:
-        for servo in self._awake(t_ns):
-            if servo.servo_id == servo_id:
-                servo.heard(t_ns)
-                return servo
-        return None
+        servo = self._owners.get(servo_id)
+        if servo is None or not servo.answers(t_ns):
+            return None
+        servo.heard(t_ns)
+        return servo
+
+    def listeners(self, servo_id: int) -> list[VirtualServo]:
+        """The servo of that id first, then those that follow it by their secondary id."""
+        if servo_id == BROADCAST_ID:
+            return list(self._audible)
+        owner = self._owners.get(servo_id)
+        followers = self._followers.get(servo_id, [])
+        return [owner, *followers] if owner is not None else list(followers)
 
     def _listeners(self, servo_id: int, t_ns: int) -> list[VirtualServo]:
-        """The servo of that id first, then those that follow it by their secondary id."""
-        found = [
-            servo
-            for servo in self._awake(t_ns)
-            if servo_id in (BROADCAST_ID, servo.servo_id, servo.secondary_id)
-        ]
-        found.sort(key=lambda servo: servo.servo_id != servo_id)
-        for servo in found:
+        awake = [servo for servo in self.listeners(servo_id) if servo.answers(t_ns)]
+        for servo in awake:
             servo.heard(t_ns)
-        return found
+        return awake
 
     def _one(
         self, servo_id: int, t_ns: int, act: Callable[[VirtualServo], int], level: int = 2
@@ -132,7 +150,8 @@ class Chain:
 
     def _ping(self, packet: Packet, t_ns: int) -> list[Reply]:
         if packet.servo_id == BROADCAST_ID:
-            servos = sorted(self._awake(t_ns), key=lambda servo: servo.servo_id)
+            awake = [servo for servo in self._audible if servo.answers(t_ns)]
+            servos = sorted(awake, key=lambda servo: servo.servo_id)
         else:
             found = self._find(packet.servo_id, t_ns)
             servos = [found] if found else []
@@ -226,11 +245,15 @@ class Chain:
     # -- many at once ------------------------------------------------------------------------------
 
     def _sync_read(self, packet: Packet, t_ns: int) -> list[Reply]:
-        plan = self._plan(packet.parameters) if self._whole else None
-        if plan is not None:
-            burst = plan.burst(self, t_ns)
-            if burst is not None:
-                return [burst]
+        if self._whole:
+            key = (packet.instruction, packet.parameters)
+            if key not in self._plans:
+                self._plans[key] = _SyncReadPlan.of(self, packet.parameters)
+            plan = self._plans[key]
+            if isinstance(plan, _SyncReadPlan):
+                burst = plan.burst(self, t_ns)
+                if burst is not None:
+                    return [burst]
         parameters = packet.parameters
         if len(parameters) < 5:
             return []
@@ -292,6 +315,13 @@ class Chain:
         body = parameters[4:]
         if length < 1 or len(body) % step:
             return []
+        if address == _GOAL_POSITION and length == 4:
+            key = (packet.instruction, body[::step])
+            if key not in self._plans:
+                self._plans[key] = _GoalPlan.of(self, body[::step])
+            plan = self._plans[key]
+            if isinstance(plan, _GoalPlan) and plan.put(self, body, t_ns):
+                return []
         for start in range(0, len(body), step):
             data = body[start + 1 : start + step]
             for servo in self._listeners(body[start], t_ns):
@@ -308,17 +338,10 @@ class Chain:
             body = body[5 + length :]
         return []
 
-    def _plan(self, parameters: bytes) -> _SyncReadPlan | None:
-        if parameters not in self._plans:
-            if len(self._plans) > 256:
-                self._plans.clear()
-            self._plans[parameters] = _SyncReadPlan.of(self, parameters)
-        return self._plans[parameters]
-
     @property
-    def baud(self) -> int:
-        """The line's speed during the current instruction."""
-        return self._baud
+    def goals(self) -> Log:
+        """Where goal writes are logged."""
+        return self._goals
 
     @property
     def samples(self) -> Log:
@@ -334,7 +357,6 @@ class _SyncReadPlan:
     """
 
     def __init__(self, servos: list[VirtualServo], address: int, length: int) -> None:
-        self._servos = servos
         self._slice = slice(address, address + length)
         self._rows = np.array([servo.row for servo in servos])
         self._ids = np.array([servo.servo_id for servo in servos], dtype=np.int64)
@@ -354,36 +376,73 @@ class _SyncReadPlan:
         address, length = _words(parameters)
         if not 126 <= address < address + length <= 136:
             return None
-        by_id = {servo.servo_id: servo for servo in chain.servos}
-        if any(servo_id not in by_id for servo_id in parameters[4:]):
-            return None
-        return cls([by_id[servo_id] for servo_id in parameters[4:]], address, length)
+        servos = []
+        for servo_id in parameters[4:]:
+            heard = chain.listeners(servo_id)
+            if not heard or heard[0].servo_id != servo_id:
+                return None
+            servos.append(heard[0])
+        return cls(servos, address, length)
 
     def burst(self, chain: Chain, t_ns: int) -> Reply | None:
-        memory = chain.bank.memory
-        packets = self._packets
-        delay = 0.0
-        for n, servo in enumerate(self._servos):
-            if (
-                servo.baud != chain.baud
-                or servo.servo_id != self._ids[n]
-                or not servo.answers(t_ns)
-                or servo.status_return_level < 1
-            ):
-                return None
-            delay += servo.return_delay_s
-        data = memory[self._rows, self._slice]
-        if _MARK in data.tobytes():
+        bank, rows, packets = chain.bank, self._rows, self._packets
+        if bank.silent_until_ns[rows].max() > t_ns:
             return None
-        packets[:, 8] = np.where(memory[self._rows, 70], StatusError.ALERT, 0)
+        status = bank.memory[rows, 68:71]
+        data = bank.memory[rows, self._slice]
+        if not status[:, 0].all() or _MARK in data.tobytes():
+            return None
+        bank.heard_ns[rows] = t_ns
+        packets[:, 8] = (status[:, 2] != 0) * np.uint8(StatusError.ALERT)
         packets[:, 9:-2] = data
         packets[:, -2:] = self._crc(packets[:, :-2]).astype("<u2")[:, None].view(np.uint8)
-        for servo in self._servos:
-            servo.heard(t_ns)
         if self._has_position:
-            positions = memory[self._rows, 132:136].view("<i4")[:, 0]
+            start = 132 - self._slice.start
+            positions = data[:, start : start + 4].copy().view("<i4")[:, 0]
             chain.samples.add_many(t_ns, self._ids, positions, LogKind.SAMPLE)
-        return delay, packets.tobytes()
+        return 2e-6 * float(bank.memory[rows, 9].sum()), packets.tobytes()
+
+
+class _GoalPlan:
+    """A sync write of goal positions, checked and done in a few vector operations.
+
+    False from `put` leaves everything to the servos one by one: when one is silent or would
+    refuse, or has a profile in time.
+    """
+
+    def __init__(self, entries: list[int], servos: list[VirtualServo]) -> None:
+        self._entries = np.array(entries)
+        self._rows = np.array([servo.row for servo in servos])
+        self._ids = np.array([servo.servo_id for servo in servos], dtype=np.int64)
+
+    @classmethod
+    def of(cls, chain: Chain, ids: bytes) -> _GoalPlan | None:
+        pairs = [(n, s) for n, servo_id in enumerate(ids) for s in chain.listeners(servo_id)]
+        if not pairs or len({id(servo) for _, servo in pairs}) < len(pairs):
+            return None
+        return cls([n for n, _ in pairs], [servo for _, servo in pairs])
+
+    def put(self, chain: Chain, body: bytes, t_ns: int) -> bool:
+        bank, rows = chain.bank, self._rows
+        table = np.frombuffer(body, np.uint8).reshape(-1, 5)[:, 1:]
+        goals = table.copy().view("<i4")[self._entries, 0]
+        memory = bank.memory
+        limited = memory[rows, 11] == OperatingMode.POSITION
+        outside = (goals > bank.max_position[rows]) | (goals < bank.min_position[rows])
+        if (
+            bank.silent_until_ns[rows].max() > t_ns
+            or (memory[rows, 10] & _TIME_PROFILE).any()
+            or (memory[rows, 98] == 0xFF).any()
+            or (outside & limited).any()
+            or goals.max() > _FARTHEST
+            or goals.min() < -_FARTHEST
+        ):
+            return False
+        bank.goal_position[rows] = goals
+        bank.goal[rows] = goals - bank.offset[rows]
+        bank.heard_ns[rows] = t_ns
+        chain.goals.add_many(t_ns, self._ids, goals, LogKind.GOAL_POSITION)
+        return True
 
 
 def _words(parameters: bytes) -> tuple[int, int]:

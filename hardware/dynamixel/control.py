@@ -61,6 +61,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "plug": VirtualBus.plug,
     "hand": VirtualBus.hand,
     "pull": lambda bus, servo_id, current_ma: bus.servo(servo_id).pull(current_ma),
+    "measured": lambda bus, servo_id, **values: bus.servo(servo_id).set_measured(**values),
     "get": lambda bus, servo_id, name: bus.servo(servo_id).get(name),
     "set": lambda bus, servo_id, name, value: bus.servo(servo_id).set(name, value),
     "positions_rad": lambda bus: bus.positions_rad().tolist(),
@@ -157,7 +158,7 @@ class ControlClient:
     """The other end. Connects on first use; every call answers or raises DeviceError."""
 
     def __init__(self, path: str | os.PathLike[str], timeout_s: float = 10.0) -> None:
-        self._path = str(path)
+        self.path = str(path)
         self._timeout_s = timeout_s
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
@@ -167,8 +168,9 @@ class ControlClient:
 
         Operations: drop(rate), corrupt(rate), delay(ms), noise(count), calm(), seed(seed),
         missing(servo_id, gone), overload(servo_id), reboot(servo_id), unplug(), plug(),
-        hand(servo_id, position_rad), pull(servo_id, current_ma), get(servo_id, name),
-        set(servo_id, name, value), positions_rad(), counters().
+        hand(servo_id, position_rad), pull(servo_id, current_ma), measured(servo_id,
+        position_rad, velocity_rad_s, current_ma), get(servo_id, name), set(servo_id, name,
+        value), positions_rad(), counters().
         """
         request: dict[str, Any] = {"op": op, "args": args}
         if bus is not None:
@@ -177,7 +179,7 @@ class ControlClient:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 self._socket.settimeout(self._timeout_s)
-                self._socket.connect(self._path)
+                self._socket.connect(self.path)
             self._socket.sendall(json.dumps(request).encode() + b"\n")
             while (end := self._buffer.find(b"\n")) < 0:
                 data = self._socket.recv(1 << 16)
@@ -186,7 +188,7 @@ class ControlClient:
                 self._buffer += data
         except OSError as error:
             self.close()
-            raise DeviceError(f"virtual bus control at {self._path}: {error}") from error
+            raise DeviceError(f"virtual bus control at {self.path}: {error}") from error
         answer = json.loads(bytes(self._buffer[:end]))
         del self._buffer[: end + 1]
         if "error" in answer:

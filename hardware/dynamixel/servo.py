@@ -25,6 +25,7 @@ from hardware.dynamixel.control_table import (
 from hardware.dynamixel.dynamics import (
     ACCELERATION_UNIT_TICKS_S2,
     MEMORY_SIZE,
+    NEVER,
     UNLIMITED,
     VELOCITY_UNIT_TICKS_S,
     ServoBank,
@@ -90,12 +91,10 @@ class VirtualServo:
         self.table: ControlTable = model_by_name(model)
         self.boot_s = boot_s
         self.overload_s = overload_s
-        self.present = True  # False: unplugged from the chain
         self.bank = ServoBank(1)
         self.row = 0
         self._memory = self.bank.memory[0]
-        self._booting_until_ns = 0
-        self._heard_ns = 0
+        self._booted_ns = 0
         self._staged: tuple[int, bytes] | None = None
         self._heat = 0.0
         self._indirect = False
@@ -202,9 +201,18 @@ class VirtualServo:
         """Its operating mode."""
         return OperatingMode(int(self._memory[11]))
 
+    @property
+    def present(self) -> bool:
+        """Whether it is on the chain; False while its cable is out."""
+        return bool(self.bank.silent_until_ns[self.row] != NEVER)
+
+    @present.setter
+    def present(self, value: bool) -> None:
+        self.bank.silent_until_ns[self.row] = self._booted_ns if value else NEVER
+
     def answers(self, now_ns: int) -> bool:
-        """Whether it is on the bus and has booted."""
-        return self.present and now_ns >= self._booting_until_ns
+        """Whether it is on the chain and has booted."""
+        return bool(now_ns >= self.bank.silent_until_ns[self.row])
 
     # -- what a plant outside needs -----------------------------------------------------------
 
@@ -256,6 +264,7 @@ class VirtualServo:
         bank.position[row] = CENTER_TICKS + position_rad / RAD_PER_TICK
         bank.velocity[row] = velocity_rad_s / RAD_PER_TICK
         bank.measured_counts[row] = current_ma * self.counts_per_ma
+        bank.publish()
 
     # -- the outside world --------------------------------------------------------------------
 
@@ -285,7 +294,8 @@ class VirtualServo:
     def reboot(self, now_ns: int) -> None:
         """RAM back to its defaults, torque off, errors gone, silent for `boot_s`."""
         self._power_up()
-        self._booting_until_ns = now_ns + int(self.boot_s * _NS)
+        self._booted_ns = now_ns + int(self.boot_s * _NS)
+        self.present = self.present  # a servo off the chain stays off
 
     def _power_up(self) -> None:
         for register in self.table.registers.values():
@@ -312,7 +322,7 @@ class VirtualServo:
 
     def heard(self, now_ns: int) -> None:
         """An instruction for this servo has come: the bus watchdog starts anew."""
-        self._heard_ns = now_ns
+        self.bank.heard_ns[self.row] = now_ns
 
     @property
     def watched(self) -> bool:
@@ -323,7 +333,7 @@ class VirtualServo:
         """Stop where it is when nobody spoke for as long as register 98 says."""
         if not self.watched or not self.torque_on:
             return
-        if now_ns - self._heard_ns > int(self._memory[98]) * 20_000_000:
+        if now_ns - int(self.bank.heard_ns[self.row]) > int(self._memory[98]) * 20_000_000:
             self._memory[98] = 0xFF
             bank, row = self.bank, self.row
             bank.goal[row] = bank.position[row]
@@ -475,7 +485,8 @@ class VirtualServo:
         if name == "goal_position":
             self._new_goal(self._load(register))
         elif name == "bus_watchdog":
-            self._heard_ns = max(self._heard_ns, time.monotonic_ns())
+            heard = int(self.bank.heard_ns[self.row])
+            self.bank.heard_ns[self.row] = max(heard, time.monotonic_ns())
         elif name.startswith("indirect_address"):
             self._indirect = True
 
