@@ -254,7 +254,7 @@ class StationClient:
         return self.request("status")
 
     def lease(
-        self, group: str, holder: str, *, source: Source = Source.HUMAN, ttl_s: float = 2.0
+        self, group: str, holder: str, *, source: Source = Source.HUMAN, ttl_s: float = 5.0
     ) -> Lease:
         """Ask for the right to move ``group``. Policies yield to humans, nobody to a policy."""
         body = {"group": group, "holder": holder, "source": int(source), "ttl_s": ttl_s}

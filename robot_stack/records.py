@@ -9,7 +9,7 @@
 | ``orders.<robot>`` | supervisor | arm, disarm, torque, reset, shutdown |
 | ``stop.<group>`` | anyone | the stop flag (``shared_memory.Flag``): category + 1, reason |
 | ``stopdevice.<name>`` | stop process | a heartbeat: is the button there, is it pressed |
-| ``world`` | world process | simulation state of a virtual station |
+| ``world.world`` | world process | simulation state of a virtual station |
 | ``control.ipc`` | supervisor | the control plane's ZeroMQ socket |
 """
 
@@ -176,4 +176,4 @@ def mailbox_path(station: str, group: str, token: int) -> Path:
 
 
 def world_path(station: str) -> Path:
-    return runtime_dir(station) / "world"
+    return ring_path(station, "world", "world")

@@ -24,6 +24,7 @@ from robot_stack.client import control_endpoint
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ControlPlaneError, MessageError, RobotStackError, SharedMemoryError
 from robot_stack.messages import Message, decode, encode
+from robot_stack.realtime import setup
 from robot_stack.records import OrderKind, ring_path
 from robot_stack.shared_memory import Flag, Ring, runtime_dir
 from robot_stack.types import Difference, Lifecycle, Source, StopCategory
@@ -36,6 +37,7 @@ from .view import ArmView
 __all__ = ["Supervisor", "add_arguments", "run"]
 
 POLL_MS = 5
+PRIORITY = 20  # below teleoperation and the arm processes: a stop request must not wait for a build
 REST_TOLERANCE = 0.2  # rad from the sleep pose at which torque may be taken away
 START_TIMEOUT_S = 30.0
 STOP_DEVICE_SILENCE_S = 1.0
@@ -118,6 +120,7 @@ class Supervisor:
         for child in self.children.values():
             if not child.adopt():
                 child.start(after_crash=child.left_behind())
+        print(f"supervisor: {setup(PRIORITY)}")
         self._announce()
         try:
             while not self.ended:
