@@ -1,4 +1,4 @@
-"""One table of names: robots, cameras, teleoperators, guards. Resolved on use, open to plug-ins.
+"""One table of names: robots, cameras, teleoperators, guards, doctors. Resolved on use.
 
 Other distributions add rows through entry points in the group ``robot_stack.<kind>``.
 """
@@ -30,6 +30,11 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "guard": {
         "aloha_cell": "hardware.worlds.collision:MujocoCollisionGuard",
+    },
+    "doctor": {
+        "aloha": "hardware.aloha.doctor:checks",
+        "cameras": "hardware.cameras.doctor:checks",
+        "input": "hardware.input.doctor:checks",
     },
 }
 
