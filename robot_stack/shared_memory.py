@@ -134,17 +134,16 @@ class _Mapping:
         self.dtype = _parse_dtype(parsed["dtype"])
         self.meta: dict[str, Any] = parsed["meta"]
         self.words: NDArray[np.uint64] = np.frombuffer(self.map, np.uint64, 16)
-        self.seq: list[NDArray[np.uint64]] = []
-        self.records: list[NDArray[Any]] = []
-        for slot in range(self.slots):
-            at = header + slot * self.stride
-            self.seq.append(np.frombuffer(self.map, np.uint64, 1, at))
-            self.records.append(np.frombuffer(self.map, self.dtype, 1, at + 64))
+        # Strided over the slots: opening a ring of thousands of them costs no loop.
+        self.seq: NDArray[np.uint64] = np.ndarray(
+            (self.slots, 1), np.uint64, self.map, header, (self.stride, 8)
+        )
+        self.records: NDArray[Any] = np.ndarray(
+            (self.slots, 1), self.dtype, self.map, header + 64, (self.stride, self.dtype.itemsize)
+        )
 
     def close(self) -> None:
-        self.seq.clear()
-        self.records.clear()
-        del self.words
+        del self.seq, self.records, self.words
         with contextlib.suppress(BufferError):  # a caller still holds a view: freed with it
             self.map.close()
 

@@ -311,6 +311,13 @@ class EpisodeWriter:
         ``frames``...). EpisodeError when the file is not what was appended; it then stays as
         ``.part`` and ``recover`` saves what it holds.
         """
+        try:
+            self._complete(ended, changes)
+        finally:  # also drops the lock, so that `recover` can take over
+            os.close(self._fd)
+        return self.path
+
+    def _complete(self, ended: str, changes: Mapping[str, Any]) -> None:
         self.flush()
         streams = self._hash.streams()
         self.metadata = write_next(
@@ -329,8 +336,6 @@ class EpisodeWriter:
         os.fsync(self._fd)
         self._part.rename(self.path)
         files.sync_directory(self.path.parent)
-        os.close(self._fd)
-        return self.path
 
     def _verify(self) -> None:
         with h5py.File(self._part, "r", locking=False) as file:

@@ -1,0 +1,1 @@
+"""Keeps data: teleoperation, recording, episodes as a dataset."""
