@@ -1,0 +1,198 @@
+"""The arm loop's punctuality: lateness of the real arm process beside a busy one.
+
+Two follower arms on virtual servo buses that charge wire time, with collision guard and filter,
+following a slow sine that a lease holder sends at 50 Hz; first at the rate that 1 Mbaud affords,
+then at 500 Hz on 4 Mbaud. Lateness is what each tick's own record says: from its deadline to its
+waking up. Beside them, in the same run and at the same rate, a plain ``time.sleep`` loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.virtual_station import VirtualStation, virtual_station
+from robot_stack.realtime import Rate
+from robot_stack.types import Difference, Lifecycle
+
+__all__ = ["add_arguments", "run"]
+
+ARMS = {"follower_left": "vx300s", "follower_right": "vx300s"}
+GROUP = "followers"
+COMMAND_HZ = 50.0
+AMPLITUDE_RAD = 0.15
+SINE_HZ = 0.5
+SETTLE_S = 1.0
+BAR_US = 100.0
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = __doc__
+    parser.epilog = "example: robot-stack bench loop --seconds 20 --load"
+    parser.add_argument("--seconds", type=float, default=20.0, help="measured time in all")
+    parser.add_argument("--load", action="store_true", help="run a busy process beside the loops")
+    parser.add_argument("--json", action="store_true", help="print one JSON object only")
+
+
+def run(args: argparse.Namespace) -> int:
+    each = args.seconds / 2
+    result = _measure(1_000_000, None, each, load=args.load)
+    result["rate_500hz"] = _measure(4_000_000, 500.0, each, load=args.load)
+    configurations = (("1 Mbaud", result), ("4 Mbaud", result["rate_500hz"]))
+    ok = all(
+        row["scheduler"] != "FIFO" or row["lateness_us"]["p99"] < BAR_US
+        for _, row in configurations
+    )
+    result["load"] = args.load
+    result["ok"] = ok
+    if not args.json:
+        print("lateness of the loops in us: p50 / p99 / max")
+        for name, row in configurations:
+            for loop, late in (
+                (f"arm process, {row['scheduler']}", row["lateness_us"]),
+                ("time.sleep loop", row["sleep_loop_us"]),
+            ):
+                print(
+                    f"  {name}, {row['rate_hz']:.0f} Hz  {loop:18} "
+                    f"{late['p50']:7.0f} / {late['p99']:7.0f} / {late['max']:7.0f}"
+                )
+            print(f"  {name}: {row['overruns']} overruns in {row['ticks']} ticks")
+        if not ok:
+            print(f"missed: p99 must be below {BAR_US:g} us under SCHED_FIFO")
+    print(json.dumps(result))
+    return 0 if ok else 1
+
+
+def _measure(baud: int, rate_hz: float | None, seconds: float, *, load: bool) -> dict[str, Any]:
+    with virtual_station(robots=ARMS, baud=baud, rate_hz=rate_hz, guard=True) as station:
+        nominal = float(station.client.ring("arm", "follower_left").meta["rate_hz"])
+        station.client.request("home", {"group": GROUP}, timeout_s=60.0)
+        scheduler = os.sched_getscheduler(station.pid("arm.follower_left"))
+        fifo = scheduler & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO
+        with _busy(load), _sleep_loop(nominal, SETTLE_S + seconds) as sleeper:
+            _follow_sine(station, SETTLE_S)
+            before = {name: station.client.ring("arm", name).count for name in ARMS}
+            ticks = _follow_sine(station, seconds, before)
+            slept = sleeper.recv()
+    late = np.concatenate([rows["lateness_ns"] for rows in ticks.values()]) / 1e3
+    left = ticks["follower_left"]
+    return {
+        "scheduler": "FIFO" if fifo else "OTHER",
+        "rate_hz": round((len(left) - 1) / ((left["t_ns"][-1] - left["t_ns"][0]) / 1e9), 1),
+        "nominal_hz": round(nominal, 1),
+        "lateness_us": _percentiles(late),
+        "busy_us": _percentiles(np.concatenate([r["busy_ns"] for r in ticks.values()]) / 1e3),
+        "overruns": sum(int(rows["overruns"][-1] - rows["overruns"][0]) for rows in ticks.values()),
+        "ticks": len(late),
+        "sleep_loop_us": _percentiles(np.array(slept) / 1e3),
+    }
+
+
+def _percentiles(values: NDArray[np.float64]) -> dict[str, float]:
+    p50, p99 = np.percentile(values, [50, 99])
+    return {
+        "p50": round(float(p50), 1),
+        "p99": round(float(p99), 1),
+        "max": round(float(values.max()), 1),
+    }
+
+
+def _follow_sine(
+    station: VirtualStation, seconds: float, since: dict[str, int] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Move both arms for ``seconds``; the ticks since ``since``, all of them following."""
+    client = station.client
+    start = np.concatenate([client.tick(name)["sent"] for name in ARMS])
+    with client.lease(GROUP, "bench loop") as lease:
+        rate = Rate(COMMAND_HZ, spin_ns=0)
+        for step in range(round(seconds * COMMAND_HZ)):
+            rate.wait()
+            offset = AMPLITUDE_RAD * (1 - math.cos(2 * math.pi * SINE_HZ * step / COMMAND_HZ)) / 2
+            lease.send(start + offset * (np.arange(len(start)) % 7 < 6))
+        if since is None:
+            return {}
+        ticks: dict[str, NDArray[Any]] = {}
+        for name in ARMS:
+            first, records = client.ring("arm", name).since(since[name])
+            if first != since[name]:
+                raise TimeoutError(
+                    f"{first - since[name]} ticks of {name} had left the ring: use --seconds 40"
+                )
+            ticks[name] = np.array(records)
+    for name, rows in ticks.items():
+        _check_followed(name, rows)
+    return ticks
+
+
+def _check_followed(name: str, rows: NDArray[Any]) -> None:
+    """Lateness of a loop that did not do its work would be worth nothing."""
+    for field, wanted in (("lifecycle", Lifecycle.ARMED), ("stop", 0)):
+        if (rows[field] != wanted).any():
+            fault = rows["fault"][-1].decode(errors="replace")
+            raise TimeoutError(f"{name} did not stay armed: {fault or 'stopped'}")
+    if not np.isfinite(rows["distance"]).mean() > 0.99:
+        raise TimeoutError(f"{name}: the collision guard did not run")
+    if np.ptp(rows["sent"][:, 0]) < AMPLITUDE_RAD / 2:
+        reasons = Difference(int(np.bitwise_or.reduce(rows["difference"])))
+        raise TimeoutError(f"{name} did not follow the commands: {reasons!r}")
+
+
+@contextlib.contextmanager
+def _busy(wanted: bool) -> Iterator[None]:
+    """A process that computes without pause."""
+    if not wanted:
+        yield
+        return
+    process = _spawn.Process(target=_compute, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def _compute() -> None:
+    matrix = np.random.default_rng(0).random((300, 300))
+    while True:
+        matrix = np.tanh(matrix @ matrix)
+
+
+@contextlib.contextmanager
+def _sleep_loop(hz: float, seconds: float) -> Iterator[Connection]:
+    """A loop as it is usually written, in a process of its own; sends its lateness in ns."""
+    here, there = _spawn.Pipe(duplex=False)
+    process = _spawn.Process(target=_sleep, args=(there, hz, seconds), daemon=True)
+    process.start()
+    there.close()
+    try:
+        yield here
+    finally:
+        process.kill()
+        process.join()
+        here.close()
+
+
+def _sleep(pipe: Connection, hz: float, seconds: float) -> None:
+    period_ns = round(1e9 / hz)
+    late: list[int] = []
+    deadline = time.monotonic_ns()
+    for _ in range(int(seconds * hz)):
+        deadline += period_ns
+        time.sleep(max(0.0, (deadline - time.monotonic_ns()) / 1e9))
+        late.append(time.monotonic_ns() - deadline)
+        deadline = max(deadline, time.monotonic_ns() - period_ns)
+    pipe.send(late)
