@@ -19,6 +19,7 @@ from hardware.aloha.arm import AlohaArm
 from hardware.aloha.configuration import AlohaArmConfig
 from hardware.aloha.rig import ARMS, BAUD
 from hardware.dynamixel.bus import DynamixelBus, PingResult, check_usb_latency
+from robot_stack.config import parse
 from robot_stack.errors import BusError, ConfigError, DeviceError
 from robot_stack.safety.filter import SafetyFilter
 
@@ -309,13 +310,13 @@ def run(args: argparse.Namespace, ask: Callable[[str], str] = _ask_operator) -> 
 
 def _wiggle(found: Found, say: Callable[[str], None]) -> None:
     assert found.model is not None
-    role = ROLES[found.model]
-    config = AlohaArmConfig(
-        role=role,
-        model=found.model,
-        port=found.port,
-        servo_models=found.replaced,  # type: ignore[arg-type]
-    )
+    options = {
+        "role": ROLES[found.model],
+        "model": found.model,
+        "port": found.port,
+        "servo_models": found.replaced,
+    }
+    config = parse(AlohaArmConfig, options, found.port)
     say(f"{found.port}: this arm now swings its wrist")
     with AlohaArm(config) as arm:
         wiggle(arm)
@@ -347,7 +348,7 @@ def _write_station(
 
 
 def _snapshots(directory: Path, say: Callable[[str], None]) -> dict[str, str]:
-    """One picture of every V4L2 camera: {device by id: file}. Silent ones are told, and left out."""
+    """One picture of every V4L2 camera, {device: file}; those that stay silent are told."""
     import cv2
 
     from hardware.cameras.opencv import OpenCVCamera, OpenCVOptions
