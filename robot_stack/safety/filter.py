@@ -11,7 +11,7 @@ braking at the acceleration limit always stays within d, and no step needs more 
 
 A target that moves is approached in its own frame, so that catching up ends at the target's
 velocity and not in a lag behind it. Its velocity is the smaller of its last two (0 if they differ
-in sign): a single jump, or a target that has stopped, counts as standing.
+in sign): a target that has jumped or stopped, or is faster than the robot, counts as standing.
 """
 
 from __future__ import annotations
@@ -282,9 +282,8 @@ class SafetyFilter:
             now = (target - last) / dt
             fastest = joint.velocity * scale
             drift = 0.0
-            if now * last_velocity > 0.0:
+            if now * last_velocity > 0.0 and abs(now) <= fastest:
                 drift = now if abs(now) < abs(last_velocity) else last_velocity
-                drift = min(max(drift, -fastest), fastest)
             following.append(
                 joint.follow(p, v, target, drift=drift, locked=p == last, dt=dt, fastest=fastest)
             )

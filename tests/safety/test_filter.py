@@ -191,7 +191,7 @@ def feasible_stream(random: np.random.Generator, ticks: int) -> Iterator[tuple[A
     yield position, DT
     for tick in range(ticks):
         dt = DT * float(random.choice([1.0, 1.0, 0.8, 1.3, 3.0]))
-        if tick % 20 == 0:
+        if tick % 15 == 0:
             drive = random.choice([-1.0, -0.3, 0.0, 0.3, 1.0], 7)
         wanted = np.clip(velocity + drive * ACCELERATION * dt, -VELOCITY, VELOCITY)
         left = np.where(wanted > 0.0, UPPER - position, position - LOWER)
@@ -205,7 +205,7 @@ def feasible_stream(random: np.random.Generator, ticks: int) -> Iterator[tuple[A
 
 
 def check_feasible(seed: int) -> None:
-    stream = feasible_stream(np.random.default_rng(seed), 150)
+    stream = feasible_stream(np.random.default_rng(seed), 60)
     position, _ = next(stream)
     safety = at_rest(position)
     for target, dt in stream:
