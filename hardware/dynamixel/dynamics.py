@@ -24,6 +24,7 @@ NEVER = int(np.iinfo(np.int64).max)
 _MAX_SUBSTEP_S = 0.004  # above it the explicit integration of a stiff servo is not stable
 _FRICTION_HZ = 20.0  # how fast a joint without torque comes to rest
 _HAND_STIFFNESS = 3000.0  # 1/s^2, a hand that pushes against torque
+_HAND_DAMPING = 110.0  # 1/s
 _VELOCITY_GAIN_HZ = 60.0
 _OVERLOAD_MARGIN = 0.98
 _STALL_TICKS_S = 130.0  # 0.2 rad/s
@@ -160,9 +161,8 @@ class ServoBank:
         held = None
         if self._any_hand:
             held = ~np.isnan(self.hand)
-            push = np.clip(
-                _HAND_STIFFNESS * (self.hand - self.position), -self.hand_limit, self.hand_limit
-            )
+            push = _HAND_STIFFNESS * (self.hand - self.position) - _HAND_DAMPING * self.velocity
+            push = np.clip(push, -self.hand_limit, self.hand_limit)
             pull = pull + np.where(held & self.active, push, 0.0)
         if not self._all_active:
             effort *= self.active

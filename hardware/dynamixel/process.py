@@ -143,7 +143,7 @@ def spawn(
     directory: str | os.PathLike[str],
     *,
     step_hz: float = 500.0,
-    timeout_s: float = 20.0,
+    timeout_s: float = 60.0,
 ) -> BusProcess:
     """Start a child that serves `buses` (descriptions as for `build`).
 
