@@ -29,6 +29,7 @@ __all__ = ["ACTIONS", "Operator", "add_arguments", "run"]
 POLL_S = 0.01
 DRAW_S = 0.2
 LOOK_S = 0.25
+PATIENCE_S = 5.0  # how long --auto waits for a station that sends nothing
 PLAIN_S = 5.0  # between lines of progress where there is no terminal
 ACTIONS = ("toggle", "success", "failure", "discard", "again", "quit")
 KEYS = {
@@ -282,6 +283,7 @@ def run(args: argparse.Namespace) -> int:
             f"{report['successes']} success, {report['failures']} failure, "
             f"{report['unknown']} not labelled; {report['discarded']} discarded",
             highlight=False,
+            soft_wrap=True,
         )
     return int(operator.failed and args.auto)
 
@@ -297,9 +299,16 @@ def _loop(
 ) -> None:
     session, screen = operator.session, operator.show
     looked_s, pedal_trouble = 0.0, ""
+    patient_until_s = time.monotonic() + PATIENCE_S
     while not operator.quit:
-        if auto and not session.recording:
-            operator.start()
+        if session.recording:
+            patient_until_s = time.monotonic() + PATIENCE_S
+        elif auto:
+            try:
+                operator.start()
+            except EpisodeError:  # the station may just be starting, or back in a moment
+                if time.monotonic() > patient_until_s:
+                    raise
         ended = session.poll()
         if ended is not None:
             operator.report(ended, session.kept[-1].success)
