@@ -28,7 +28,7 @@ from hardware.aloha.virtual import bus_description
 from hardware.dynamixel.process import BusProcess, spawn
 from robot_stack.client import StationClient
 from robot_stack.config import Station, load_station
-from robot_stack.errors import ControlPlaneError, RobotStackError
+from robot_stack.errors import ControlPlaneError, RobotStackError, SharedMemoryError
 from robot_stack.types import Lifecycle
 
 __all__ = ["ALOHA", "VirtualStation", "virtual_station", "wait_until"]
@@ -95,7 +95,11 @@ class VirtualStation:
         return ""
 
     def lifecycle(self, robot: str) -> Lifecycle:
-        return Lifecycle(int(self.client.tick(robot)["lifecycle"]))
+        """What the robot's arm process does; STARTING before its first tick."""
+        try:
+            return Lifecycle(int(self.client.tick(robot)["lifecycle"]))
+        except SharedMemoryError:
+            return Lifecycle.STARTING
 
     def fault(self, robot: str) -> str:
         text: str = self.client.tick(robot)["fault"].decode()

@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     console = Console(stderr=args.json)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended first
     station = load_station(args.station)
     if station.world is None:
         raise ControlPlaneError(f"{args.station} is not a virtual station: it has no `world`")

@@ -34,7 +34,8 @@ from .peers import Peers
 __all__ = ["ArmProcess", "main"]
 
 HISTORY_S = 32.0  # the flight recorder reads the last 30 s from the ring
-SILENCE_S = 0.1  # a bus or joint that does not answer for this long is a fault
+SILENCE_S = 0.1  # a bus that does not answer for this long is a fault
+JOINT_SILENCE_S = 0.2  # so is a joint; its driver, which knows more, has twice its own time to say
 RECONNECT_S = 0.5
 STANDSTILL = 1e-9  # change of the sent position between ticks that counts as standing still
 
@@ -190,7 +191,7 @@ class ArmProcess:
         """Notice own faults, peers in trouble and the stop flag."""
         if self.connected:
             trouble = self.robot.faults()
-            if trouble is None and self.state.age_s.max() > SILENCE_S:
+            if trouble is None and self.state.age_s.max() > JOINT_SILENCE_S:
                 joint = self.spec.joints[int(self.state.age_s.argmax())].name
                 trouble = f"{joint} has not answered for {self.state.age_s.max():.2f} s"
             if trouble is not None:
@@ -353,7 +354,7 @@ class ArmProcess:
         record["q"] = state.q
         record["dq"] = state.dq
         record["tau"] = state.tau
-        record["age_s"] = state.age_s
+        record["age_s"] = state.age_s if self.connected else (woke_ns - state.t_ns) / 1e9
         record["asked"] = self._asked
         record["sent"] = self.sent
         record["rest"] = self.rest

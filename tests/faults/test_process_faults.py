@@ -1,0 +1,182 @@
+"""Each process is killed in turn: the arms hold, nothing is dropped, work can go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks.virtual_station import virtual_station, wait_until
+from robot_stack.client import StationClient, stop_all
+from robot_stack.errors import ControlPlaneError, LeaseError
+from robot_stack.types import Difference, Lifecycle, Source
+from tests.faults.conftest import FOLLOWERS, Streamer
+from tests.faults.judge import ARM_STOP_S, assert_continuous, last_motion_ns
+
+pytestmark = pytest.mark.slow
+
+ROBOTS = tuple(FOLLOWERS)
+STALE_S = 0.1
+
+
+def torque(station, robot):
+    call = station.buses.control.call
+    return [call("get", robot, servo_id=s, name="torque_enable") for s in range(1, 10)]
+
+
+def test_a_killed_arm_process_drops_nothing_and_stops_the_other_arm(streaming):
+    killed_ns = time.monotonic_ns()
+    os.kill(streaming.pid("arm.follower_left"), signal.SIGKILL)
+    wait_until(lambda: streaming.lifecycle("follower_right") is Lifecycle.STOPPED, "the other arm")
+    wait_until(
+        lambda: streaming.lifecycle("follower_left") is Lifecycle.FAULT, "its return in fault"
+    )
+    assert "died and was started again" in streaming.fault("follower_left")
+    assert torque(streaming, "follower_left") == [1] * 9
+    assert torque(streaming, "follower_right") == [1] * 9
+    time.sleep(0.3)
+    for robot in ROBOTS:
+        t_ns, servos, ticks = streaming.goals(robot)
+        assert_continuous(t_ns, servos, ticks)
+        assert (last_motion_ns(t_ns, servos, ticks) - killed_ns) / 1e9 < 2.0
+    streaming.client.request("reset", timeout_s=30)
+    streaming.client.arm("followers")
+    wait_until(lambda: streaming.lifecycle("follower_left") is Lifecycle.ARMED, "arming again")
+    time.sleep(0.3)
+    assert_continuous(*streaming.goals("follower_left"))
+
+
+def test_a_killed_supervisor_leaves_the_arms_holding_and_is_succeeded(streaming):
+    pids = {robot: streaming.pid(f"arm.{robot}") for robot in ROBOTS}
+    streaming.supervisor.kill()
+    streaming.supervisor.wait()
+    # The lease runs out, since nobody renews it; until then the client goes on.
+    wait_until(
+        lambda: all(
+            int(streaming.client.tick(robot)["difference"]) & Difference.OUT_OF_LEASE
+            for robot in ROBOTS
+        ),
+        "the lease expiring",
+    )
+    for robot in ROBOTS:
+        assert torque(streaming, robot) == [1] * 9
+        assert_continuous(*streaming.goals(robot))
+    streaming.serve()
+    assert {robot: streaming.pid(f"arm.{robot}") for robot in ROBOTS} == pids
+    with Streamer(streaming):
+        assert streaming.lifecycle("follower_left") is Lifecycle.ARMED
+
+
+def test_a_killed_commander_is_noticed_and_the_arms_decelerate(station):
+    station.client.arm("followers")
+    with Streamer(station) as streamer:
+        streamer._ended.set()  # it stops sending; its lease goes back at the end of the thread
+        ended_ns = time.monotonic_ns()
+    wait_until(
+        lambda: not np.isfinite(station.client.tick("follower_left")["asked"]).any(), "staleness"
+    )
+    time.sleep(0.3)
+    for robot in ROBOTS:
+        t_ns, servos, ticks = station.goals(robot)
+        assert_continuous(t_ns, servos, ticks)
+        moved_s = (last_motion_ns(t_ns, servos, ticks) - ended_ns) / 1e9
+        assert moved_s < STALE_S + ARM_STOP_S + 0.5
+    assert station.lifecycle("follower_left") is Lifecycle.ARMED
+
+
+def test_all_of_the_hardware_going_away_is_a_named_fault(streaming):
+    """Like pulling the plug of the whole robot: the world process dies."""
+    os.kill(streaming.buses.pid, signal.SIGKILL)
+    for robot in ROBOTS:
+        wait_until(lambda robot=robot: streaming.lifecycle(robot) is Lifecycle.FAULT, robot)
+        assert streaming.fault(robot)
+    with pytest.raises(ControlPlaneError, match="stopped"):
+        streaming.client.arm("followers")
+
+
+def test_a_stop_needs_no_supervisor_and_latches(streaming):
+    streaming.supervisor.send_signal(signal.SIGSTOP)
+    try:
+        stopped_ns = time.monotonic_ns()
+        assert stop_all("v", "test") == ["followers"]
+        wait_until(
+            lambda: all(streaming.lifecycle(robot) is Lifecycle.STOPPED for robot in ROBOTS), "stop"
+        )
+    finally:
+        streaming.supervisor.send_signal(signal.SIGCONT)
+    time.sleep(0.3)
+    for robot in ROBOTS:
+        t_ns, servos, ticks = streaming.goals(robot)
+        assert_continuous(t_ns, servos, ticks)
+        assert (last_motion_ns(t_ns, servos, ticks) - stopped_ns) / 1e9 < ARM_STOP_S + 0.5
+    with pytest.raises(ControlPlaneError, match="stopped"):
+        streaming.client.arm("followers")
+    streaming.client.request("reset")
+    assert streaming.lifecycle("follower_left") is Lifecycle.DISARMED
+    streaming.client.arm("followers")
+
+
+def test_two_clients_fight_for_the_lease(streaming):
+    with StationClient("v") as second:
+        with pytest.raises(LeaseError, match="held by 'streamer'"):
+            second.lease("followers", "other", source=Source.HUMAN)
+        with pytest.raises(LeaseError):
+            second.lease("followers", "net", source=Source.POLICY)
+    assert streaming.streamer.error is None
+
+
+def test_a_human_takes_over_from_a_policy_mid_motion(station):
+    station.client.arm("followers")
+    with Streamer(station, Source.POLICY) as policy, StationClient("v") as human:
+        with human.lease("followers", "human", source=Source.HUMAN) as lease:
+            hold = np.concatenate([human.tick(robot)["sent"] for robot in ROBOTS])
+            for _ in range(25):
+                lease.send(hold)
+                time.sleep(0.02)
+            assert station.client.tick("follower_left")["source"] == Source.HUMAN
+        wait_until(lambda: policy.error is not None, "the policy's notice")
+        assert "lost" in str(policy.error)
+    for robot in ROBOTS:
+        assert_continuous(*station.goals(robot))
+
+
+def test_bad_commands_move_nothing(station):
+    client = station.client
+    client.arm("followers")
+    with client.lease("followers", "tester") as lease:
+        hold = np.concatenate([client.tick(robot)["sent"] for robot in ROBOTS])
+        lease.send(hold)
+        before = client.tick("follower_left")["sent"]
+        bad = [np.full(14, np.nan), np.full(14, np.inf), hold + 2.0]
+        for target in bad:
+            for _ in range(10):
+                lease.send(target)
+                time.sleep(0.02)
+        lease.token -= 1
+        for _ in range(5):
+            lease.send(hold + 0.3)
+            time.sleep(0.02)
+        lease.token += 1
+        lease.send(hold + 0.3, t_ns=time.monotonic_ns() - 2_000_000_000)
+        time.sleep(0.1)
+        assert client.tick("follower_left")["sent"] == pytest.approx(before, abs=1e-6)
+
+
+def test_shutdown_lowers_the_arms_and_takes_torque_only_at_rest():
+    with virtual_station(robots=FOLLOWERS, rate_hz=100.0) as station:
+        station.client.request("home", timeout_s=60)
+        assert torque(station, "follower_left") == [1] * 9
+        reply = station.client.request("shutdown", timeout_s=60)
+        assert reply["kept_torque"] == []
+        assert station.supervisor.wait(20) == 0
+        for robot in ROBOTS:
+            t_ns, servos, ticks = station.goals(robot)
+            assert_continuous(t_ns, servos, ticks)
+            # Shoulder -1.85 rad, elbow 1.55, wrist angle 0.8: servos 2, 4, 7 around 2048.
+            for servo, angle in ((2, -1.85), (4, 1.55), (7, 0.8)):
+                last = ticks[servos == servo][-1]
+                assert abs((last - 2048) * 2 * np.pi / 4096 - angle) < 0.02
+            assert torque(station, robot) == [0] * 9
