@@ -135,7 +135,7 @@ class RealSenseCamera(CameraDriver):
             self._sensors.append(sensor)
             sensor.start(self._queue)
         self._clock = ClockMap()
-        self._seq_base, self._first_number = self._next_seq, None
+        self._first_number = None
         self._last_arrival = time.monotonic() + FIRST_FRAME_S - STALL_S
 
     def _find(self) -> Any:

@@ -125,6 +125,16 @@ def test_colour_frames_arrive_whole_in_order_and_numbered_by_the_device() -> Non
     assert [decode(frame.image) for frame in frames] == [PatternStamp(1, n, n) for n in (7, 8, 11)]
 
 
+def test_a_counter_that_starts_again_goes_on_in_ours() -> None:
+    device = Plugged()
+    with camera_of(device) as camera:
+        seqs = []
+        for number in (7, 8, 1, 3):  # the firmware restarted its counter without a reconnect
+            device.color(number, number * 33.3)
+            seqs.append(must(camera.read(1.0)).seq)
+    assert seqs == [0, 1, 2, 4]
+
+
 def test_frames_outlive_librealsense_s_pool_of_sixteen() -> None:
     device = Plugged()
     with camera_of(device) as camera:
