@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from hardware.aloha import registers
 from hardware.aloha.configuration import AlohaArmConfig
-from hardware.aloha.faults import TRIPPED, FaultWatch, describe
-from hardware.aloha.rig import GRIPPER, Servo
+from hardware.aloha.faults import TRIPPED, FaultWatch
+from hardware.aloha.mending import Mender
+from hardware.aloha.rig import Servo
 from hardware.aloha.scale import Scale
 from hardware.dynamixel.bus import BusState, DynamixelBus
-from hardware.dynamixel.control_table import HardwareError, OperatingMode
+from hardware.dynamixel.control_table import OperatingMode
 from robot_stack.config import RobotConfig, Station
 from robot_stack.errors import BusError, DeviceError
 from robot_stack.spec import RobotSpec
@@ -39,8 +40,6 @@ SETUP_SLACK_S = 0.05
 BUS_SHARE = 0.8
 # A joint that stands closer than this to its goal register is sagging under its load, not away.
 SAG_TICKS = 40
-# Torque on starts at the nearest goal inside the position limits; farther than this it would jump.
-OUTSIDE_TICKS = 60
 
 
 class _ArmBus(DynamixelBus):
@@ -74,6 +73,7 @@ class AlohaArm:
         self._bus = _ArmBus(config.port, self._ids, config.baud, fast=config.fast_read)
         poll_s = 26 * 10.0 / config.baud + USB_LATENCY_S
         self._watch = FaultWatch(self._bus, self._arm, poll_s, config.bus_watchdog_ms / 1000.0)
+        self._mender = Mender(config, self._bus, self._watch)
         self._state: BusState | None = None
         self._goals = np.zeros(len(self._master_ids), dtype=np.int32)
         self._watchdog_armed = False
@@ -207,7 +207,7 @@ class AlohaArm:
             if not self._watch.torque[servo.id] or (servo.id in tripped and away):
                 goal = int(present[joint])
                 if self._watch.torque[servo.id]:
-                    goal = self._within(servo, goal)
+                    goal = self._mender.within(servo, goal)
                     self._bus.write_verified(servo.id, "goal_position", goal)
             self._goals[joint] = goal
 
@@ -303,7 +303,7 @@ class AlohaArm:
         if on:
             fresh = [s for s in servos if s.shadow_of is None and not self._watch.torque[s.id]]
             for servo in fresh:
-                self._goal_to_present(servo)
+                self._remember(servo, self._mender.goal_to_present(servo))
             self._bus.torque(ids, True)
             self._watch.torque.update(dict.fromkeys(ids, True))
             # A servo forgets its turns when torque comes on in position mode.
@@ -313,26 +313,6 @@ class AlohaArm:
             self._watch.torque.update(dict.fromkeys(ids, False))
             self._bus.torque(ids, False)
         self._watch.lost.difference_update(ids)
-
-    def _within(self, servo: Servo, ticks: int) -> int:
-        """``ticks`` as a goal that the servo accepts; DeviceError when that is too far away."""
-        if servo.joint == GRIPPER and self.config.role == "follower":
-            return ticks  # current-based position mode counts on over many turns
-        turned = ticks % 4096
-        goal = min(max(turned, servo.min_ticks), servo.max_ticks)
-        if abs(goal - turned) > OUTSIDE_TICKS:
-            raise DeviceError(
-                f"{servo} on {self._bus.port_name} stands at {turned}, {abs(goal - turned)} counts "
-                f"outside its limits {servo.min_ticks}..{servo.max_ticks}: move the joint inside "
-                "by hand, then switch torque on"
-            )
-        return goal
-
-    def _goal_to_present(self, servo: Servo) -> None:
-        goal = self._within(servo, self._bus.read(servo.id, "present_position"))
-        self._bus.write_verified(servo.id, "goal_position", goal)
-        if servo.shadow_of is None:
-            self._goals[servo.joint] = goal
 
     # -- recovery ----------------------------------------------------------------------------
 
@@ -350,63 +330,11 @@ class AlohaArm:
             try:
                 for servo in self._arm.servos:
                     if servo.id in self._watch.latched:
-                        self._recover(servo)
-                        self._watch.clear(servo.id)
+                        self._remember(servo, self._mender.mend(servo))
                 self._look()
             finally:
                 self._watch.pause()
 
-    def _recover(self, servo: Servo) -> None:
-        bus = self._bus
-        if not bus.is_alive(servo.id):
-            raise DeviceError(
-                f"{servo} on {bus.port_name} does not answer: check its cable and power, then "
-                "reset again"
-            )
-        wanted_torque = any(self._watch.torque[s.id] for s in self._arm.of_joint(servo.joint))
-        wanted_torque |= servo.id in self._watch.lost
-        error = bus.hardware_error(servo.id)
-        if error:
-            self._reboot(servo, error, hold=wanted_torque)
-        elif bus.read(servo.id, "bus_watchdog") == TRIPPED:
-            bus.write_verified(servo.id, "bus_watchdog", 0)
-            if servo.shadow_of is None:
-                self._goal_to_present(servo)
-        else:
-            self._restore(bus, servo.id)
-            if wanted_torque:
-                self._goal_to_present(servo)
-                bus.write_verified(servo.id, "torque_enable", 1)
-                self._watch.torque[servo.id] = True
-        self._watch.lost.discard(servo.id)
-
-    def _reboot(self, servo: Servo, error: HardwareError, *, hold: bool) -> None:
-        shadows = [s for s in self._arm.of_joint(servo.joint) if s.shadow_of == servo.id]
-        if any(self._bus.read(shadow.id, "torque_enable") for shadow in shadows):
-            raise DeviceError(
-                f"{servo} on {self._bus.port_name}: {describe(error)}. Only a reboot clears it, "
-                f"and {shadows[0]}, which holds the arm now, would reboot with it: support the "
-                "arm, switch the joint's torque off, and reset again"
-            )
-        if hold:
-            self._bus.recover(servo.id, self._restore)
-            self._watch.torque[servo.id] = True
-            if servo.shadow_of is None:
-                self._goals[servo.joint] = self._bus.read(servo.id, "goal_position")
-        else:
-            self._bus.reboot(servo.id)
-            deadline = time.monotonic() + 3.0
-            while not self._bus.is_alive(servo.id):
-                if time.monotonic() > deadline:
-                    raise DeviceError(f"{servo} did not come back from its reboot: check its power")
-                time.sleep(0.02)
-            self._restore(self._bus, servo.id)
-
-    def _restore(self, bus: DynamixelBus, servo_id: int) -> None:
-        """Registers of a servo that has restarted; its torque is off."""
-        servo = next(servo for servo in self._arm.servos if servo.id == servo_id)
-        wanted = registers.mode(self.config, servo)
-        bus.write_verified(servo_id, "operating_mode", int(wanted))
-        if wanted is OperatingMode.CURRENT_POSITION:
-            registers.apply_grip_limit(bus, self.config, servo)
-        registers.apply_ram(bus, servo_id, registers.ram(self.config, servo))
+    def _remember(self, servo: Servo, goal: int | None) -> None:
+        if goal is not None and servo.shadow_of is None:
+            self._goals[servo.joint] = goal

@@ -27,6 +27,7 @@ POLL_ANYWAY_S = 2.0
 LATE_ANSWER_S = 0.01
 TRIPPED = -1  # register 98 after the bus watchdog has run out
 
+SILENT = "does not answer (cable, power)"
 TEXT = {
     HardwareError.INPUT_VOLTAGE: "input voltage",
     HardwareError.OVERHEATING: "overheating",
@@ -98,7 +99,7 @@ class FaultWatch:
             if servo_id in state.missing:
                 since = self._silent_since.setdefault(servo_id, now_ns)
                 if now_ns - since > SILENCE_S * 1e9:
-                    self.latched.setdefault(servo_id, "does not answer (cable, power)")
+                    self.latched.setdefault(servo_id, SILENT)
             else:
                 since = self._silent_since.pop(servo_id, now_ns)
                 if now_ns - since > RESTART_S * 1e9:
@@ -150,7 +151,8 @@ class FaultWatch:
         elif register == "torque_enable":
             if self.torque[servo_id] and not value:
                 self.lost.add(servo_id)
-                self.latched.setdefault(servo_id, "lost its torque (it restarted, or lost power)")
+                if self.latched.get(servo_id, SILENT) == SILENT:  # now it is known why
+                    self.latched[servo_id] = "lost its torque (it restarted, or lost power)"
             self.torque[servo_id] = bool(value)
 
 

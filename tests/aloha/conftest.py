@@ -107,7 +107,7 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
             if edit is not None:
                 edit(name, rows)
             buses.append({"name": name, "servos": rows, "usb_latency_s": 0.0, **bus})
-        processes.append(spawn(buses, tmp_path))
+        processes.append(spawn(buses, tmp_path, timeout_s=90.0))
         return Bench(processes[-1])
 
     yield make
