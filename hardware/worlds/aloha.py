@@ -57,6 +57,8 @@ SLEEP = (*ARMS["vx300s"].sleep, CLOSED)
 
 TIMESTEP_S = 0.002
 SUCCESS_HOLD_S = 0.5
+# A contact under a steady grip may miss a physics step now and then.
+CHATTER_S = 0.05
 REWARD_HELD_BY_LEFT = 4
 
 
@@ -171,6 +173,7 @@ class AlohaTransferCube:
         self._grip: Array = np.zeros(2)  # Nm that each gripper servo may use
         self.seed = seed
         self._held_s = 0.0
+        self._lost_s = CHATTER_S
         for arm in (LEFT, RIGHT):
             self.set_drives(arm, np.zeros(7), np.ones(7))
         self.reset(seed)
@@ -180,6 +183,7 @@ class AlohaTransferCube:
         it the arms stay where they are, as they would on a table that a person has tidied."""
         self.seed = seed
         self._held_s = 0.0
+        self._lost_s = CHATTER_S
         qpos = self.data.qpos
         if pose is not None:
             mujoco.mj_resetData(self.model, self.data)
@@ -211,7 +215,9 @@ class AlohaTransferCube:
         for _ in range(steps):
             mujoco.mj_step(self.model, self.data)
         held = self.reward() == REWARD_HELD_BY_LEFT and not self.touching(RIGHT)
-        self._held_s = self._held_s + steps * TIMESTEP_S if held else 0.0
+        dt = steps * TIMESTEP_S
+        self._lost_s = 0.0 if held else self._lost_s + dt
+        self._held_s = self._held_s + dt if self._lost_s < CHATTER_S else 0.0
 
     def _pull(self) -> None:
         m, ctrl = self.model, self.data.ctrl
