@@ -20,20 +20,23 @@ __all__ = ["FrameAssigner", "TakeoverCounter", "Track"]
 class FrameAssigner:
     """Deals the frames of one camera to rows, each frame to one row at most, in order.
 
-    A frame goes to the first row that has none yet, unless it was captured more than one period
-    before that row (then it is dropped: the camera is faster than the rows), or more than ``early``
-    after it (then the row repeats the previous frame and the next row is tried). So no fresh frame
-    is farther than one period from its row, and none is dropped while the camera isn't faster.
+    A frame goes to the first row that has none yet, unless it was captured more than ``early``
+    after it (then the row repeats the previous frame and the next row is tried).
 
-    ``early`` is one period for cameras as fast as the rows: a frame that came late, or a camera
-    clock that drifts, then costs no frame. It is 0 for slower cameras, whose rows must repeat
-    anyway and should not see the future.
+    A camera as fast as the rows has ``early`` of one period: a frame that came late, or a camera
+    clock that drifts, then costs no frame. A frame captured more than one period before its row
+    is dropped, since the camera must be faster than the rows. So no fresh frame is farther than
+    one period from its row, and none is dropped while the camera isn't faster.
+
+    A slower camera has ``early`` 0: its rows must repeat anyway and should not see the future. Its
+    frames are never dropped, however late they come: even so they are newer than a repeat.
     """
 
     def __init__(self, start_ns: int, period_ns: int, *, fps: float) -> None:
         self._start = start_ns
         self._period = period_ns
-        self._early = period_ns if fps * period_ns >= 0.95e9 else 0
+        self.slow = fps * period_ns < 0.95e9
+        self._early = 0 if self.slow else period_ns
         self.row = 0  # the first row that is not decided
 
     def offer(self, t_ns: int) -> int | None:
@@ -43,7 +46,7 @@ class FrameAssigner:
         """
         first = -(-(t_ns - self._early - self._start) // self._period)
         self.row = max(self.row, first)
-        if self._start + self.row * self._period - t_ns > self._period:
+        if not self.slow and self._start + self.row * self._period - t_ns > self._period:
             return None
         self.row += 1
         return self.row - 1

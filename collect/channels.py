@@ -109,7 +109,8 @@ class CameraChannel:
         self._jobs.clear()
         self._last = self._blank()
         self._last_seq, self._seen_restarts = -1, 0
-        self.follower.seek(HISTORY_FRAMES)
+        # A slow camera's newest frame is what its first rows show.
+        self.follower.seek(1 if self._assigner.slow else HISTORY_FRAMES)
 
     def _blank(self) -> Shot:
         """What a row holds before the first frame: black."""

@@ -104,8 +104,9 @@ def run(args: argparse.Namespace) -> int:
         with _programs(station, environment, say) as start:
             with RecordingSession(station, directory=args.directory, operator="script") as session:
                 for number in range(args.episodes):
-                    say(f"episode {number + 1}: start ritual")
-                    outcomes.append(_episode(session, start, args.seed + number, say))
+                    title = f"episode {number + 1}"
+                    say(f"{title}: start ritual")
+                    outcomes.append(_episode(session, start, args.seed + number, title, say))
                     progress.advance(bar)
             say("lowering the arms")
     picture = args.directory / "demo.png"
@@ -113,7 +114,9 @@ def run(args: argparse.Namespace) -> int:
     result = _result(outcomes)
     if not args.json:
         console.print(_table(outcomes))
-        console.print(f"picture: {picture}; look closer with `robot-stack episode view FILE`")
+        console.print(f"episodes: {args.directory}, picture: {picture}", soft_wrap=True)
+        first = outcomes[0].saved.path
+        console.print(f"look closer with `robot-stack episode view {first}`", soft_wrap=True)
     print(json.dumps(result))
     return 0 if result["ok"] else 1
 
@@ -235,7 +238,7 @@ def _last_words(logs: Path, name: str) -> str:
 
 
 def _episode(
-    session: RecordingSession, start: Start, seed: int, say: Callable[[str], None]
+    session: RecordingSession, start: Start, seed: int, title: str, say: Callable[[str], None]
 ) -> Outcome:
     """Ritual, transfer, verdict; the recording begins when the operator begins to move."""
     station = session.station
@@ -253,7 +256,7 @@ def _episode(
                 session.start()
             if status["action"] != action:
                 action = status["action"]
-                say(f"{session.config.directory}: {action}")
+                say(f"{title}: {action}")
             if status["done"] and session.recording:
                 break
             if teleop.poll() is not None:
@@ -326,15 +329,18 @@ def _result(outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table(title="cube transfer, teleoperated on virtual hardware")
-    for heading in ("episode", "result", "rows", "seconds", "frames", "dropped"):
-        table.add_column(heading, justify="left" if heading in ("episode", "result") else "right")
-    table.add_column("loop lateness us\np50 / p99", justify="right")
-    table.add_column("leader to follower ms\np50 / p99", justify="right")
+    table = Table(
+        title="cube transfer, teleoperated on virtual hardware",
+        caption="lateness of the arms' loops, leader sample to follower goal: p50 / p99",
+    )
+    for heading in ("episode", "result"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("rows", "s", "frames", "dropped", "late us", "answer ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for outcome in outcomes:
         late, latency = _percentiles(outcome.lateness_us, 0), _percentiles(outcome.latency_ms, 1)
         table.add_row(
-            outcome.saved.path.name,
+            outcome.saved.path.stem,
             "[green]success" if outcome.success else "[red]failure",
             str(outcome.saved.rows),
             f"{outcome.saved.seconds:.1f}",
