@@ -83,10 +83,10 @@ class FaultWatch:
         now_ns = time.monotonic_ns()
         gap_ns = started_ns - self._heard_ns
         self._heard_ns = started_ns
-        if gap_ns > RESTART_S * 1e9:
-            self._urgent.extend((servo_id, "torque_enable") for servo_id in self._servos)
         if gap_ns > self._watchdog_s * 1e9:
             self._urgent.extend((servo_id, "bus_watchdog") for servo_id in self._servos)
+        if gap_ns > RESTART_S * 1e9:
+            self._urgent.extend((servo_id, "torque_enable") for servo_id in self._servos)
         self._follow_silence(state, now_ns)
         for row, servo in enumerate(self._arm.servos):
             if state.alert[row] and servo.id not in self.latched and servo.id not in state.missing:
