@@ -37,6 +37,8 @@ __all__ = [
 
 _STATE_ADDRESS = 126  # present current (load), velocity, position: 126..135
 _STATE_LENGTH = 10
+_RETURN_DELAY = 9
+_FACTORY_RETURN_DELAY_S = 500e-6
 _GOAL_POSITION = 116
 _GOAL_CURRENT = 102
 _MISSES_UNTIL_SUSPECT = 3
@@ -103,18 +105,26 @@ class DynamixelBus(RegisterAccess):
                     "`scan` finds servos at other ids and speeds"
                 )
             present = tuple(self.found)
-            delays = self.sync_read("return_delay_time", present)
-            self._return_delay_s = sum(delays.values()) * 2e-6
+            self._learn_return_delays(present)
             self._misses[:] = 0
             for servo_id in self.ids:
                 if servo_id not in self.found:
                     self._misses[self._index[servo_id]] = _MISSES_UNTIL_SUSPECT
             if self._fast_wanted is None:
                 probe = self._sync_read(present, _STATE_ADDRESS, _STATE_LENGTH, True)
-                self.fast = self._exchange(probe, 0.05)[0]
+                self.fast = any(self._exchange(probe, 0.05)[0] for _ in range(TRIES))
         except BaseException:
             self.close()
             raise
+
+    def _learn_return_delays(self, present: tuple[int, ...]) -> None:
+        """How long servos pause before they answer; the factory's 0.5 ms where unknown."""
+        self._return_delay_s = _FACTORY_RETURN_DELAY_S * len(present)
+        read = self._sync_read(present, _RETURN_DELAY, 1, False)
+        for _ in range(TRIES):
+            if self._exchange(read, 0.1)[0]:
+                self._return_delay_s = float(read.data.sum()) * 2e-6
+                return
 
     def __enter__(self) -> Self:
         self.connect()

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
-
-from hardware.dynamixel.control_table import OperatingMode
 from hardware.dynamixel.dynamics import ServoBank
 from hardware.dynamixel.log import Log, LogKind
 from hardware.dynamixel.packet import (
     BROADCAST_ID,
     HEADER,
-    CrcTable,
     Instruction,
     Packet,
     StatusError,
     crc16,
     encode_status,
 )
+from hardware.dynamixel.plans import GoalPlan, SyncReadPlan, words
 from hardware.dynamixel.servo import VirtualServo
 
 __all__ = ["Chain", "Reply"]
@@ -27,12 +24,9 @@ __all__ = ["Chain", "Reply"]
 # A status packet and the pause in seconds before it.
 Reply = tuple[float, bytes]
 
-_MARK = b"\xff\xff\xfd"
 _GOAL_POSITION = 116
 _GOAL_CURRENT = 102
 _ADDRESSES = [7, 8, 12]  # id, baud rate, secondary id
-_TIME_PROFILE = 4  # drive mode bit
-_FARTHEST = 1_048_575  # ticks: 256 turns
 
 
 class Chain:
@@ -56,7 +50,7 @@ class Chain:
         self.bank = ServoBank.joined([servo.bank for servo in servos])
         for row, servo in enumerate(self.servos):
             servo.attach(self.bank, row)
-        self._plans: dict[tuple[int, bytes], _SyncReadPlan | _GoalPlan | None] = {}
+        self._plans: dict[tuple[int, bytes], SyncReadPlan | GoalPlan | None] = {}
         self._whole = False
         self._tuned: tuple[int, bytes] | None = None
         self._audible: list[VirtualServo] = []
@@ -171,7 +165,7 @@ class Chain:
         if len(packet.parameters) != 4:
             error, data = StatusError.DATA_LENGTH | servo.error_bit, b""
         else:
-            address, length = _words(packet.parameters)
+            address, length = words(packet.parameters)
             error, data = self._sample(servo, address, length, t_ns)
         return [(servo.return_delay_s, encode_status(servo.servo_id, error, data))]
 
@@ -248,16 +242,16 @@ class Chain:
         if self._whole:
             key = (packet.instruction, packet.parameters)
             if key not in self._plans:
-                self._plans[key] = _SyncReadPlan.of(self, packet.parameters)
+                self._plans[key] = SyncReadPlan.of(self, packet.parameters)
             plan = self._plans[key]
-            if isinstance(plan, _SyncReadPlan):
+            if isinstance(plan, SyncReadPlan):
                 burst = plan.burst(self, t_ns)
                 if burst is not None:
                     return [burst]
         parameters = packet.parameters
         if len(parameters) < 5:
             return []
-        address, length = _words(parameters)
+        address, length = words(parameters)
         return self._in_turn([(servo_id, address, length) for servo_id in parameters[4:]], t_ns)
 
     def _bulk_read(self, packet: Packet, t_ns: int) -> list[Reply]:
@@ -283,7 +277,7 @@ class Chain:
         if packet.instruction == Instruction.FAST_SYNC_READ:
             if len(parameters) < 5:
                 return []
-            address, length = _words(parameters)
+            address, length = words(parameters)
             requests = [(servo_id, address, length) for servo_id in parameters[4:]]
         else:
             requests = _bulk_requests(parameters)
@@ -310,7 +304,7 @@ class Chain:
         parameters = packet.parameters
         if len(parameters) < 5:
             return []
-        address, length = _words(parameters)
+        address, length = words(parameters)
         step = length + 1
         body = parameters[4:]
         if length < 1 or len(body) % step:
@@ -318,9 +312,9 @@ class Chain:
         if address == _GOAL_POSITION and length == 4:
             key = (packet.instruction, body[::step])
             if key not in self._plans:
-                self._plans[key] = _GoalPlan.of(self, body[::step])
+                self._plans[key] = GoalPlan.of(self, body[::step])
             plan = self._plans[key]
-            if isinstance(plan, _GoalPlan) and plan.put(self, body, t_ns):
+            if isinstance(plan, GoalPlan) and plan.put(self, body, t_ns):
                 return []
         for start in range(0, len(body), step):
             data = body[start + 1 : start + step]
@@ -332,7 +326,7 @@ class Chain:
         body = packet.parameters
         while len(body) > 5:
             servo_id = body[0]
-            address, length = _words(body[1:])
+            address, length = words(body[1:])
             for servo in self._listeners(servo_id, t_ns):
                 self._put(servo, address, body[5 : 5 + length], t_ns)
             body = body[5 + length :]
@@ -349,109 +343,9 @@ class Chain:
         return self._samples
 
 
-class _SyncReadPlan:
-    """A sync read of known servos, answered in a few vector operations.
-
-    Falls back (None) whenever a servo is silent, the data would need stuffing, or the registers
-    are of the kind that exist only when looked at.
-    """
-
-    def __init__(self, servos: list[VirtualServo], address: int, length: int) -> None:
-        self._slice = slice(address, address + length)
-        self._rows = np.array([servo.row for servo in servos])
-        self._ids = np.array([servo.servo_id for servo in servos], dtype=np.int64)
-        n = len(servos)
-        self._packets = np.zeros((n, 11 + length), dtype=np.uint8)
-        wire = length + 4
-        head = (*HEADER, 0, wire & 0xFF, wire >> 8, Instruction.STATUS, 0)
-        self._packets[:, :9] = head
-        self._packets[:, 4] = self._ids
-        self._crc = CrcTable(9 + length)
-        self._has_position = address <= 132 and address + length >= 136
-
-    @classmethod
-    def of(cls, chain: Chain, parameters: bytes) -> _SyncReadPlan | None:
-        if len(parameters) < 5:
-            return None
-        address, length = _words(parameters)
-        if not 126 <= address < address + length <= 136:
-            return None
-        servos = []
-        for servo_id in parameters[4:]:
-            heard = chain.listeners(servo_id)
-            if not heard or heard[0].servo_id != servo_id:
-                return None
-            servos.append(heard[0])
-        return cls(servos, address, length)
-
-    def burst(self, chain: Chain, t_ns: int) -> Reply | None:
-        bank, rows, packets = chain.bank, self._rows, self._packets
-        if bank.silent_until_ns[rows].max() > t_ns:
-            return None
-        status = bank.memory[rows, 68:71]
-        data = bank.memory[rows, self._slice]
-        if not status[:, 0].all() or _MARK in data.tobytes():
-            return None
-        bank.heard_ns[rows] = t_ns
-        packets[:, 8] = (status[:, 2] != 0) * np.uint8(StatusError.ALERT)
-        packets[:, 9:-2] = data
-        packets[:, -2:] = self._crc(packets[:, :-2]).astype("<u2")[:, None].view(np.uint8)
-        if self._has_position:
-            start = 132 - self._slice.start
-            positions = data[:, start : start + 4].copy().view("<i4")[:, 0]
-            chain.samples.add_many(t_ns, self._ids, positions, LogKind.SAMPLE)
-        return 2e-6 * float(bank.memory[rows, 9].sum()), packets.tobytes()
-
-
-class _GoalPlan:
-    """A sync write of goal positions, checked and done in a few vector operations.
-
-    False from `put` leaves everything to the servos one by one: when one is silent or would
-    refuse, or has a profile in time.
-    """
-
-    def __init__(self, entries: list[int], servos: list[VirtualServo]) -> None:
-        self._entries = np.array(entries)
-        self._rows = np.array([servo.row for servo in servos])
-        self._ids = np.array([servo.servo_id for servo in servos], dtype=np.int64)
-
-    @classmethod
-    def of(cls, chain: Chain, ids: bytes) -> _GoalPlan | None:
-        pairs = [(n, s) for n, servo_id in enumerate(ids) for s in chain.listeners(servo_id)]
-        if not pairs or len({id(servo) for _, servo in pairs}) < len(pairs):
-            return None
-        return cls([n for n, _ in pairs], [servo for _, servo in pairs])
-
-    def put(self, chain: Chain, body: bytes, t_ns: int) -> bool:
-        bank, rows = chain.bank, self._rows
-        table = np.frombuffer(body, np.uint8).reshape(-1, 5)[:, 1:]
-        goals = table.copy().view("<i4")[self._entries, 0]
-        memory = bank.memory
-        limited = memory[rows, 11] == OperatingMode.POSITION
-        outside = (goals > bank.max_position[rows]) | (goals < bank.min_position[rows])
-        if (
-            bank.silent_until_ns[rows].max() > t_ns
-            or (memory[rows, 10] & _TIME_PROFILE).any()
-            or (memory[rows, 98] == 0xFF).any()
-            or (outside & limited).any()
-            or goals.max() > _FARTHEST
-            or goals.min() < -_FARTHEST
-        ):
-            return False
-        bank.goal_position[rows] = goals
-        bank.goal[rows] = goals - bank.offset[rows]
-        bank.heard_ns[rows] = t_ns
-        chain.goals.add_many(t_ns, self._ids, goals, LogKind.GOAL_POSITION)
-        return True
-
-
-def _words(parameters: bytes) -> tuple[int, int]:
-    return parameters[0] | parameters[1] << 8, parameters[2] | parameters[3] << 8
-
-
 def _bulk_requests(parameters: bytes) -> list[tuple[int, int, int]]:
     if len(parameters) % 5:
         return []
     return [
-        (parameters[n], *_words(parameters[n + 1 : n + 5])) for n in range(0, len(parameters), 5)
+        (parameters[n], *words(parameters[n + 1 : n + 5])) for n in range(0, len(parameters), 5)
     ]

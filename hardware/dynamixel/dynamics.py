@@ -11,13 +11,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from hardware.dynamixel.control_table import TICKS_PER_REV
+from hardware.dynamixel.control_table import RAD_PER_TICK, TICKS_PER_REV
 
 __all__ = ["MEMORY_SIZE", "ServoBank"]
 
 MEMORY_SIZE = 662  # the last register, Indirect Data 56, is at 661
 VELOCITY_UNIT_TICKS_S = 0.229 * TICKS_PER_REV / 60.0
 ACCELERATION_UNIT_TICKS_S2 = 214.577 * TICKS_PER_REV / 3600.0
+ACCELERATION_AT_LIMIT = 80.0 / RAD_PER_TICK  # ticks/s^2 with all of the current limit
 UNLIMITED = 1e12
 NEVER = int(np.iinfo(np.int64).max)
 

@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from functools import lru_cache
 
 import numpy as np
 
 from hardware.dynamixel.control_table import (
-    BAUD_CODES,
     CENTER_TICKS,
     CURRENT_UNIT_MA,
-    MODELS,
     RAD_PER_TICK,
     TICKS_PER_REV,
-    ControlTable,
     HardwareError,
     OperatingMode,
     Register,
     model_by_name,
 )
 from hardware.dynamixel.dynamics import (
+    ACCELERATION_AT_LIMIT,
     ACCELERATION_UNIT_TICKS_S2,
     MEMORY_SIZE,
     NEVER,
@@ -30,7 +27,9 @@ from hardware.dynamixel.dynamics import (
     VELOCITY_UNIT_TICKS_S,
     ServoBank,
 )
+from hardware.dynamixel.memory import ServoMemory, indirect_slot
 from hardware.dynamixel.packet import StatusError
+from hardware.dynamixel.rules import check_write, covered
 from robot_stack.errors import ConfigError
 
 __all__ = ["VirtualServo"]
@@ -40,33 +39,12 @@ _POSITION_MODES = (
     OperatingMode.EXTENDED_POSITION,
     OperatingMode.CURRENT_POSITION,
 )
-_ACCELERATION_AT_LIMIT = 80.0 / RAD_PER_TICK  # ticks/s^2 with all of the current limit
 _HAND_AT_LIMIT = 1.5  # a hand can push this much harder than the servo
 _RAM_START = 64
-_PRESENT = (120, 147)  # registers that are filled in when somebody looks
 _NS = 1_000_000_000
 
 
-@lru_cache(maxsize=4096)
-def _covered(model: int, address: int, length: int) -> tuple[Register, ...] | StatusError:
-    """The registers that a write of `length` bytes at `address` hits, or why it may not."""
-    table = MODELS[model]
-    end = address + length
-    if length < 1 or end > MEMORY_SIZE:
-        return StatusError.DATA_RANGE
-    hit = [
-        register
-        for register in table.registers.values()
-        if register.address < end and register.address + register.size > address
-    ]
-    if not hit or not all(register.writable for register in hit):
-        return StatusError.ACCESS
-    if hit[0].address < address or hit[-1].address + hit[-1].size > end:
-        return StatusError.DATA_LENGTH
-    return tuple(hit)
-
-
-class VirtualServo:
+class VirtualServo(ServoMemory):
     """A servo behind a VirtualBus.
 
     `model` is one of `control_table.MODELS`; `registers` sets registers by name before power-up
@@ -88,18 +66,13 @@ class VirtualServo:
         boot_s: float = 0.25,
         overload_s: float = 0.5,
     ) -> None:
-        self.table: ControlTable = model_by_name(model)
+        super().__init__(model_by_name(model))
         self.boot_s = boot_s
         self.overload_s = overload_s
-        self.bank = ServoBank(1)
-        self.row = 0
-        self._memory = self.bank.memory[0]
         self._booted_ns = 0
         self._staged: tuple[int, bytes] | None = None
-        self._heat = 0.0
-        self._indirect = False
         for register in self.table.registers.values():
-            self._store(register, register.default)
+            self.store(register, register.default)
         for name, value in {"id": servo_id, "return_delay_time": 0, **(registers or {})}.items():
             register = self.table[name]
             if not register.minimum <= value <= register.maximum:
@@ -107,9 +80,9 @@ class VirtualServo:
                     f"{self.table.model} register {name} = {value}: "
                     f"allowed is {register.minimum}..{register.maximum}"
                 )
-            self._store(register, value)
+            self.store(register, value)
         self._configured = dict(registers or {})
-        self._effort_per_ma = _ACCELERATION_AT_LIMIT / self.rated_ma
+        self._effort_per_ma = ACCELERATION_AT_LIMIT / self.rated_ma
         ticks = CENTER_TICKS + position_rad / RAD_PER_TICK
         bank = self.bank
         bank.position[0] = bank.trajectory[0] = ticks
@@ -118,9 +91,9 @@ class VirtualServo:
         self._turns = 0
         self._power_up()
         for name in self._configured:  # RAM values that the caller wants survive the first boot
-            self._store(self.table[name], self._configured[name])
+            self.store(self.table[name], self._configured[name])
         if "goal_position" not in self._configured:
-            self._store(self.table["goal_position"], self.get("present_position"))
+            self.store(self.table["goal_position"], self.get("present_position"))
         self._reconfigure()
 
     # -- where it lives ---------------------------------------------------------------------
@@ -129,77 +102,17 @@ class VirtualServo:
         """Move into row `row` of a bus's bank, which must hold a copy of this servo's state."""
         self.bank = bank
         self.row = row
-        self._memory = bank.memory[row]
+        self.memory = bank.memory[row]
         self._reconfigure()
 
     # -- registers, from the far side ---------------------------------------------------------
 
-    def get(self, name: str) -> int:
-        """Counts of a register, without going over the bus."""
-        register = self.table[name]
-        self._look(register.address, register.size)
-        return self._load(register)
-
     def set(self, name: str, value: int) -> None:
         """Set a register as a technician would: no access rules, but all consequences."""
         register = self.table[name]
-        self._store(register, value)
+        self.store(register, value)
         self._after_write(register)
         self._reconfigure()
-
-    def _load(self, register: Register) -> int:
-        start = register.address
-        return register.unpack(self._memory[start : start + register.size].tobytes())
-
-    def _store(self, register: Register, value: int) -> None:
-        start = register.address
-        self._memory[start : start + register.size] = np.frombuffer(register.pack(value), np.uint8)
-
-    @property
-    def servo_id(self) -> int:
-        """Its id on the bus."""
-        return int(self._memory[7])
-
-    @property
-    def secondary_id(self) -> int | None:
-        """The id whose instructions it follows silently, None when unused (253 and up)."""
-        value = int(self._memory[12])
-        return value if value <= 252 else None
-
-    @property
-    def baud(self) -> int:
-        """What it listens at, bits per second; 0 for a code that no client can set."""
-        return BAUD_CODES.get(int(self._memory[8]), 0)
-
-    @property
-    def return_delay_s(self) -> float:
-        """Pause before it answers."""
-        return float(self._memory[9]) * 2e-6
-
-    @property
-    def status_return_level(self) -> int:
-        """0: answers a ping only; 1: reads too; 2: everything."""
-        return int(self._memory[68])
-
-    @property
-    def error_bit(self) -> int:
-        """0x80 while the hardware error register is not zero."""
-        return StatusError.ALERT if self._memory[70] else 0
-
-    @property
-    def torque_on(self) -> bool:
-        """Whether it drives."""
-        return bool(self._memory[64])
-
-    @property
-    def watchdog_tripped(self) -> bool:
-        """Whether the bus watchdog ran out (register 98 reads -1)."""
-        return bool(self._memory[98] == 0xFF)
-
-    @property
-    def mode(self) -> OperatingMode:
-        """Its operating mode."""
-        return OperatingMode(int(self._memory[11]))
 
     @property
     def present(self) -> bool:
@@ -287,8 +200,8 @@ class VirtualServo:
 
     def fail(self, errors: HardwareError) -> None:
         """Raise hardware errors; torque goes off where the shutdown register says so."""
-        self._memory[70] |= int(errors)
-        if int(self._memory[63]) & int(errors):
+        self.memory[70] |= int(errors)
+        if int(self.memory[63]) & int(errors):
             self._set_torque(False)
 
     def reboot(self, now_ns: int) -> None:
@@ -300,14 +213,14 @@ class VirtualServo:
     def _power_up(self) -> None:
         for register in self.table.registers.values():
             if register.address >= _RAM_START and not register.name.startswith("indirect_data"):
-                self._store(register, register.default)
+                self.store(register, register.default)
         self._staged = None
         self._indirect = False
         self._reset_goals()
         # The encoder knows one turn only: further turns are forgotten with the power.
         self._forget_turns()
         self._set_torque(False)
-        self._store(self.table["goal_position"], self.get("present_position"))
+        self.store(self.table["goal_position"], self.get("present_position"))
 
     def _forget_turns(self) -> None:
         self._turns = int(self.bank.position[self.row] // TICKS_PER_REV)
@@ -315,7 +228,7 @@ class VirtualServo:
         self.bank.publish()
 
     def _set_torque(self, on: bool) -> None:
-        self._memory[64] = on
+        self.memory[64] = on
         self._reconfigure()
 
     # -- time ---------------------------------------------------------------------------------
@@ -327,14 +240,14 @@ class VirtualServo:
     @property
     def watched(self) -> bool:
         """Whether a bus watchdog is counting."""
-        return 0 < int(self._memory[98]) <= 127
+        return 0 < int(self.memory[98]) <= 127
 
     def check_watchdog(self, now_ns: int) -> None:
         """Stop where it is when nobody spoke for as long as register 98 says."""
         if not self.watched or not self.torque_on:
             return
-        if now_ns - int(self.bank.heard_ns[self.row]) > int(self._memory[98]) * 20_000_000:
-            self._memory[98] = 0xFF
+        if now_ns - int(self.bank.heard_ns[self.row]) > int(self.memory[98]) * 20_000_000:
+            self.memory[98] = 0xFF
             bank, row = self.bank, self.row
             bank.goal[row] = bank.position[row]
             bank.goal_rate[row] = 0.0
@@ -348,7 +261,7 @@ class VirtualServo:
 
     def warm(self, dt: float) -> None:
         """Let the winding's heat follow the current (time constant 60 s)."""
-        share = abs(float(self.bank.effort[self.row])) / _ACCELERATION_AT_LIMIT
+        share = abs(float(self.bank.effort[self.row])) / ACCELERATION_AT_LIMIT
         self._heat += (share * share * 45.0 - self._heat) * min(1.0, dt / 60.0)
 
     # -- instructions ---------------------------------------------------------------------------
@@ -358,20 +271,20 @@ class VirtualServo:
         if length < 1 or address + length > MEMORY_SIZE:
             return StatusError.DATA_RANGE | self.error_bit, b""
         self._look(address, length)
-        return self.error_bit, self._memory[address : address + length].tobytes()
+        return self.error_bit, self.memory[address : address + length].tobytes()
 
     def write(self, address: int, data: bytes) -> int:
         """Error byte (alert included). All registers are checked before any is written."""
-        if self._indirect and _indirect_slot(address) is not None:
+        if self._indirect and indirect_slot(address) is not None:
             return self._write_indirect(address, data)
         return self._write(address, data) | self.error_bit
 
     def stage(self, address: int, data: bytes) -> int:
         """Keep a write for ACTION (REG_WRITE)."""
-        error = self._check(address, data)
+        error = check_write(self, address, data)
         if error == StatusError.NONE:
             self._staged = (address, data)
-            self._memory[69] = 1
+            self.memory[69] = 1
         return error | self.error_bit
 
     @property
@@ -385,7 +298,7 @@ class VirtualServo:
             return StatusError.RESULT_FAIL | self.error_bit
         address, data = self._staged
         self._staged = None
-        self._memory[69] = 0
+        self.memory[69] = 0
         return self.write(address, data)
 
     def clear(self, parameters: bytes) -> int:
@@ -395,7 +308,7 @@ class VirtualServo:
         if abs(self.bank.velocity[self.row]) > 10 * VELOCITY_UNIT_TICKS_S:
             return StatusError.RESULT_FAIL | self.error_bit
         self._forget_turns()
-        self._store(self.table["goal_position"], self.get("present_position"))
+        self.store(self.table["goal_position"], self.get("present_position"))
         self._reconfigure()
         return self.error_bit
 
@@ -408,64 +321,24 @@ class VirtualServo:
         kept = {0xFF: (), 0x01: ("id",), 0x02: ("id", "baud_rate")}[option]
         for register in self.table.registers.values():
             if register.eeprom and register.writable and register.name not in kept:
-                self._store(register, register.default)
+                self.store(register, register.default)
         self.reboot(now_ns)
         return StatusError.NONE
 
     # -- the rules --------------------------------------------------------------------------------
 
-    def _check(self, address: int, data: bytes) -> int:
-        hit = _covered(self.table.number, address, len(data))
-        if isinstance(hit, StatusError):
-            return hit
-        for register in hit:
-            start = register.address - address
-            value = register.unpack(data[start : start + register.size])
-            if register.eeprom and self._memory[64]:
-                return StatusError.ACCESS
-            if self._memory[98] == 0xFF and register.name in _GOALS:
-                # The e-manual calls the goals read-only then, and the answer a range error.
-                return StatusError.DATA_RANGE
-            if not register.minimum <= value <= register.maximum:
-                return StatusError.DATA_RANGE
-            error = self._check_limit(register, value)
-            if error:
-                return error
-        return StatusError.NONE
-
-    def _check_limit(self, register: Register, value: int) -> int:
-        name = register.name
-        if name == "goal_position":
-            if self._memory[11] == OperatingMode.POSITION:
-                memory = self._memory
-                low = int.from_bytes(memory[52:56].tobytes(), "little")
-                high = int.from_bytes(memory[48:52].tobytes(), "little")
-                if not low <= value <= high:
-                    return StatusError.DATA_LIMIT
-        elif name in _LIMITED_BY and abs(value) > self._load(self.table[_LIMITED_BY[name]]):
-            return StatusError.DATA_LIMIT
-        elif name == "operating_mode":
-            modes = set(OperatingMode)
-            if not self.table.has_current:
-                modes -= {OperatingMode.CURRENT, OperatingMode.CURRENT_POSITION}
-            if value not in modes:
-                return StatusError.DATA_RANGE
-        elif name == "torque_enable" and value and self._memory[70] & self._memory[63]:
-            return StatusError.RESULT_FAIL  # shut down: only a reboot helps
-        return StatusError.NONE
-
     def _write(self, address: int, data: bytes) -> int:
-        error = self._check(address, data)
+        error = check_write(self, address, data)
         if error:
             return error
-        hit = _covered(self.table.number, address, len(data))
+        hit = covered(self.table.number, address, len(data))
         assert not isinstance(hit, StatusError)
-        mode = self._memory[11]
-        torque = self._memory[64]
+        mode = self.memory[11]
+        torque = self.memory[64]
         for register in hit:
             start = register.address - address
             piece = data[start : start + register.size]
-            self._memory[register.address : register.address + register.size] = np.frombuffer(
+            self.memory[register.address : register.address + register.size] = np.frombuffer(
                 piece, np.uint8
             )
         if len(hit) == 1 and hit[0].name == "goal_position":
@@ -473,9 +346,9 @@ class VirtualServo:
             return StatusError.NONE
         for register in hit:
             self._after_write(register)
-        if self._memory[11] != mode:
+        if self.memory[11] != mode:
             self._reset_goals()
-        if self._memory[64] and not torque and self._memory[11] == OperatingMode.POSITION:
+        if self.memory[64] and not torque and self.memory[11] == OperatingMode.POSITION:
             self._forget_turns()
         self._reconfigure()
         return StatusError.NONE
@@ -483,7 +356,7 @@ class VirtualServo:
     def _after_write(self, register: Register) -> None:
         name = register.name
         if name == "goal_position":
-            self._new_goal(self._load(register))
+            self._new_goal(self.load(register))
         elif name == "bus_watchdog":
             heard = int(self.bank.heard_ns[self.row])
             self.bank.heard_ns[self.row] = max(heard, time.monotonic_ns())
@@ -491,9 +364,9 @@ class VirtualServo:
             self._indirect = True
 
     def _write_indirect(self, address: int, data: bytes) -> int:
-        slot = _indirect_slot(address)
+        slot = indirect_slot(address)
         assert slot is not None
-        targets = [self._indirect_target(slot + n) for n in range(len(data))]
+        targets = [self.indirect_target(slot + n) for n in range(len(data))]
         if None in targets:
             return StatusError.DATA_RANGE | self.error_bit
         runs: list[tuple[int, bytearray]] = []
@@ -504,74 +377,33 @@ class VirtualServo:
             else:
                 runs.append((target, bytearray((byte,))))
         for start, run in runs:
-            error = self._check(start, bytes(run))
+            error = check_write(self, start, bytes(run))
             if error:
                 return error | self.error_bit
         for start, run in runs:
             self._write(start, bytes(run))
         return self.error_bit
 
-    def _indirect_target(self, slot: int) -> int | None:
-        if slot >= 56:
-            return None
-        start = 168 + 2 * slot if slot < 28 else 578 + 2 * (slot - 28)
-        return int(self._memory[start]) | int(self._memory[start + 1]) << 8
-
-    def _look(self, address: int, length: int) -> None:
-        """Fill in the registers that exist only when somebody reads them."""
-        end = address + length
-        if address < _PRESENT[1] and end > _PRESENT[0] and not 126 <= address < end <= 136:
-            self._fill_present()
-        if self._indirect:
-            slot = _indirect_slot(address)
-            if slot is not None:
-                self._fill_present()
-                for n in range(length):
-                    target = self._indirect_target(slot + n)
-                    if target is not None:
-                        self._memory[address + n] = self._memory[target]
-
-    def _fill_present(self) -> None:
-        bank, row, table = self.bank, self.row, self.table
-        velocity = float(bank.velocity[row]) / VELOCITY_UNIT_TICKS_S
-        share = float(bank.effort[row]) / _ACCELERATION_AT_LIMIT
-        goal_error = abs(float(bank.goal[row] - bank.position[row]))
-        moving = abs(velocity) > self._load(table["moving_threshold"])
-        profile = abs(float(bank.trajectory_velocity[row])) > 0.0
-        arrived = goal_error < 20.0
-        self._store(table["realtime_tick"], (time.monotonic_ns() // 1_000_000) % 32768)
-        self._store(table["moving"], int(moving))
-        self._store(table["moving_status"], int(arrived) | int(profile) << 1)
-        pwm = np.clip(share + float(bank.velocity[row] / bank.motor_rate[row]), -1.0, 1.0)
-        self._store(table["present_pwm"], round(885 * float(pwm)) if self.torque_on else 0)
-        rate = float(bank.trajectory_velocity[row]) / VELOCITY_UNIT_TICKS_S
-        self._store(table["velocity_trajectory"], round(rate))
-        shaft = float(bank.trajectory[row] + bank.offset[row])
-        self._store(table["position_trajectory"], round(shaft))
-        if self._memory[144:146].any():
-            self._store(table["present_input_voltage"], round(120 - 6 * min(1.0, abs(share))))
-        self._store(table["present_temperature"], round(30 + self._heat))
-
     def _reset_goals(self) -> None:
         """After a mode switch: goal current, PWM and profiles return to their defaults."""
         table = self.table
         if table.has_current:
-            self._store(table["goal_current"], self._load(table["current_limit"]))
-        self._store(table["goal_pwm"], self._load(table["pwm_limit"]))
+            self.store(table["goal_current"], self.load(table["current_limit"]))
+        self.store(table["goal_pwm"], self.load(table["pwm_limit"]))
         for name in ("goal_velocity", "profile_velocity", "profile_acceleration"):
-            self._store(table[name], 0)
+            self.store(table[name], 0)
 
     def _new_goal(self, value: int) -> None:
         bank, row = self.bank, self.row
         bank.goal[row] = value - bank.offset[row]
-        if self._memory[10] & 4 and bank.profiled[row]:
+        if self.memory[10] & 4 and bank.profiled[row]:
             self._time_profile()
 
     def _time_profile(self) -> None:
         """Drive mode bit 2: profile registers are milliseconds of the whole move and its ramp."""
         bank, row = self.bank, self.row
-        total = self._load(self.table["profile_velocity"]) / 1000.0
-        ramp = self._load(self.table["profile_acceleration"]) / 1000.0
+        total = self.load(self.table["profile_velocity"]) / 1000.0
+        ramp = self.load(self.table["profile_acceleration"]) / 1000.0
         distance = abs(float(bank.goal[row] - bank.trajectory[row]))
         if total <= 0.0:
             return
@@ -582,7 +414,7 @@ class VirtualServo:
 
     def _reconfigure(self) -> None:
         """Carry the registers that shape the motion into this row's vectors."""
-        bank, row, load, table = self.bank, self.row, self._load, self.table
+        bank, row, load, table = self.bank, self.row, self.load, self.table
         mode = self.mode
         if bool(bank.active[row]) != self.torque_on:
             bank.saturated_s[row] = 0.0
@@ -599,7 +431,7 @@ class VirtualServo:
         rate = load(table["profile_velocity"]) * VELOCITY_UNIT_TICKS_S
         acceleration = load(table["profile_acceleration"]) * ACCELERATION_UNIT_TICKS_S2
         bank.profiled[row] = 1.0 if rate else 0.0
-        if not self._memory[10] & 4:
+        if not self.memory[10] & 4:
             bank.max_rate[row] = rate or UNLIMITED
             bank.max_acceleration[row] = acceleration if rate and acceleration else UNLIMITED
         per_ma = self._effort_per_ma
@@ -613,11 +445,11 @@ class VirtualServo:
             bank.goal_effort[row] = load(table["goal_current"]) * CURRENT_UNIT_MA * per_ma
             bank.current_scale[row] = 1.0 / (per_ma * CURRENT_UNIT_MA)
         else:
-            limit = drive = _ACCELERATION_AT_LIMIT * pwm_share
-            bank.current_scale[row] = 1000.0 / _ACCELERATION_AT_LIMIT
+            limit = drive = ACCELERATION_AT_LIMIT * pwm_share
+            bank.current_scale[row] = 1000.0 / ACCELERATION_AT_LIMIT
         bank.effort_limit[row] = drive
         bank.overload_effort[row] = bank.overload_threshold(limit)
-        bank.hand_limit[row] = _HAND_AT_LIMIT * _ACCELERATION_AT_LIMIT
+        bank.hand_limit[row] = _HAND_AT_LIMIT * ACCELERATION_AT_LIMIT
         if mode == OperatingMode.PWM:
             goal_pwm = load(table["goal_pwm"]) / 885.0
             bank.goal_rate[row] = goal_pwm * bank.motor_rate[row]
@@ -625,24 +457,8 @@ class VirtualServo:
             bank.goal_rate[row] = load(table["goal_velocity"]) * VELOCITY_UNIT_TICKS_S
         if not self.watchdog_tripped:
             bank.goal[row] = load(table["goal_position"]) - bank.offset[row]
-            if self._memory[10] & 4 and rate:
+            if self.memory[10] & 4 and rate:
                 self._time_profile()
         else:
             bank.goal_rate[row] = bank.goal_effort[row] = 0.0
         bank.refresh()
-
-
-_GOALS = frozenset({"goal_position", "goal_velocity", "goal_current", "goal_pwm"})
-_LIMITED_BY = {
-    "goal_current": "current_limit",
-    "goal_velocity": "velocity_limit",
-    "goal_pwm": "pwm_limit",
-}
-
-
-def _indirect_slot(address: int) -> int | None:
-    if 224 <= address < 252:
-        return address - 224
-    if 634 <= address < 662:
-        return address - 634 + 28
-    return None

@@ -121,7 +121,9 @@ class Transport:
             elif left_s <= 0.0:
                 read.finish()
                 break
-        return bool(read.got.all()), sent_ns + int(len(request) * byte_ns)
+        # From before the write: this process may be held up right behind it, and the answer is then
+        # older than the next look at the clock.
+        return bool(read.got.all()), handed_ns + int(len(request) * byte_ns)
 
     def _name(self, servo_id: int) -> str:
         result = self.found.get(servo_id)
