@@ -130,8 +130,8 @@ class MujocoCollisionGuard:
     """Keeps one arm of the cell from the other arm, the table and itself (a ``CollisionGuard``).
 
     ``side`` is the arm that it guards. Joint vectors are in the order of ``JOINTS`` and then the
-    gripper's fraction. Ask it about the pose where the arm would come to rest (``limits.Clearance``
-    says why), and show it that pose of the other arm too.
+    gripper's fraction. Ask it about the way to rest (``limits.Clearance``), and show it where the
+    other arm would come to rest, not where it is: both may be moving.
     """
 
     def __init__(self, side: Side, margins: Margins | None = None) -> None:

@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 # Velocities are differences of positions divided by a small dt: rounding alone makes 1e-12 rad/s.
 SLACK = 1e-10
 DT_SHORTEST, DT_LONGEST = 0.2, 5.0
+# At 3 rad/s, 15 cm at the fingertips.
+WAY_S = 0.05
 
 POSITION = int(Difference.POSITION)
 VELOCITY = int(Difference.VELOCITY)
@@ -205,8 +207,9 @@ class SafetyFilter:
     ) -> FilterResult:
         """The next position to send, ``dt_s`` after the last.
 
-        ``speed_scale`` in [0, 1] scales the velocity limits of this step. ``guard`` is asked once
-        a step, also when braking, how much of the step is free of collision.
+        ``speed_scale`` in [0, 1] scales the velocity limits of this step. ``guard`` is asked how
+        much of the step is free of collision: at the next pose and at some on the way to rest,
+        where it is asked last; when braking anyway, only there.
         """
         position, velocity = self._held(), self._velocity
         dt = min(max(self._shortest, dt_s), self._longest)  # NaN counts as the shortest
@@ -309,24 +312,48 @@ class SafetyFilter:
         free, reasons = 1.0, 0
         if guard is None and self._workspace is None:
             return following, reasons
-        held, rest = np.array(self._held()), np.array(self._rest(following, dt))
+        held = np.array(self._held())
+        way = self._way_to_rest(following, dt)
         for clearance, reason in ((guard, COLLISION), (self._workspace, WORKSPACE)):
             if clearance is None:
                 continue
-            fraction = clearance(held, rest)
-            if not fraction >= 1.0:
-                free = min(free, max(0.0, fraction))  # NaN is not free
-                reasons |= reason
+            for pose in way:
+                fraction = clearance(held, pose)
+                if not fraction >= 1.0:
+                    free = min(free, max(0.0, fraction))  # NaN is not free
+                    reasons |= reason
         if not reasons:
             return following, 0
         return [b + free * (f - b) for b, f in zip(brake, following, strict=True)], reasons
 
-    def _rest(self, following: list[float], dt: float) -> list[float]:
-        """Where the robot stops when it goes to ``following`` and then brakes."""
-        rest = []
+    def _braking(self, following: list[float], dt: float) -> list[tuple[float, float, float]]:
+        """(position, velocity, seconds until it stands) of each joint once it is at ``following``
+        and brakes."""
+        braking = []
         for joint, p, f in zip(self._joints, self._held(), following, strict=True):
             velocity = (f - p) / dt
             at_once = -joint.at_once <= velocity <= joint.at_once
-            onward = 0.0 if at_once else velocity * abs(velocity) / (2.0 * joint.acceleration)
-            rest.append(f + onward)
-        return rest
+            braking.append((f, velocity, 0.0 if at_once else abs(velocity) / joint.acceleration))
+        return braking
+
+    def _rest(self, following: list[float], dt: float) -> list[float]:
+        """Where the robot stops when it goes to ``following`` and then brakes."""
+        return [f + 0.5 * velocity * stop_s for f, velocity, stop_s in self._braking(following, dt)]
+
+    def _way_to_rest(self, following: list[float], dt: float) -> list[Array]:
+        """``following`` and poses while braking from there, ``WAY_S`` apart, the last at rest.
+
+        Joints stop one after the other, so the way there is not straight.
+        """
+        braking = self._braking(following, dt)
+        longest = max(stop_s for _, _, stop_s in braking)
+        way = [np.array(following)]
+        count = math.ceil(longest / WAY_S)
+        for i in range(1, count + 1):
+            t = longest * i / count
+            pose = []
+            for f, velocity, stop_s in braking:
+                s = min(t, stop_s)
+                pose.append(f + velocity * s * (1.0 - 0.5 * s / stop_s) if stop_s else f)
+            way.append(np.array(pose))
+        return way

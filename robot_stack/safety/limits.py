@@ -13,26 +13,26 @@ __all__ = ["Clearance", "ForwardKinematics", "WorkspaceBox", "free_fraction"]
 Array = NDArray[np.float64]
 
 Clearance = Callable[[Array, Array], float]
-"""``clearance(held, rest) -> fraction``: how much of a step is free, 0 (brake) to 1 (go).
+"""``clearance(held, ahead) -> fraction``: how much of a step is free, 0 (brake) to 1 (go).
 
-``held`` (dof,) is what was last sent; ``rest`` (dof,) is where the robot would come to rest if it
-took the step and then braked as hard as it may. Judging ``rest`` instead of the next target leaves
-room for the braking distance, whatever the speed.
+``held`` (dof,) is what was last sent; ``ahead`` (dof,) is where the step leads: the next pose, or
+one on the way from there to rest if the robot then braked as hard as it may. The least fraction
+counts. Looking as far as the pose of rest leaves room for braking, whatever the speed.
 """
 
 ForwardKinematics = Callable[[Array], Array]
 """``position(q) -> (3,)``: the end effector in metres in the base frame, of joints ``q`` (dof,)."""
 
 
-def free_fraction(rest: float, held: float, stop: float, slow: float) -> float:
-    """How much of a step is free, of its distance at rest and now, both in metres.
+def free_fraction(ahead: float, held: float, stop: float, slow: float) -> float:
+    """How much of a step is free, by the distance to an obstacle ahead and now, both in metres.
 
     All of it beyond ``slow``, none of it nearer than ``stop``, a linear ramp between; and all of
     it when the distance does not shrink, so that a robot that is too near can always get away.
     """
-    if rest >= slow or rest >= held:
+    if ahead >= slow or ahead >= held:
         return 1.0
-    return max(0.0, (rest - stop) / (slow - stop))
+    return max(0.0, (ahead - stop) / (slow - stop))
 
 
 class WorkspaceBox:
@@ -69,10 +69,10 @@ class WorkspaceBox:
             for value, low, high in zip(point, self._lower, self._upper, strict=True)
         )
 
-    def __call__(self, held: Array, rest: Array) -> float:
-        ahead = self.distance(rest)
-        if ahead >= self._slow_m:
+    def __call__(self, held: Array, ahead: Array) -> float:
+        distance = self.distance(ahead)
+        if distance >= self._slow_m:
             return 1.0
-        if math.isnan(ahead):
+        if math.isnan(distance):
             return 0.0
-        return free_fraction(ahead, self.distance(held), 0.0, self._slow_m)
+        return free_fraction(distance, self.distance(held), 0.0, self._slow_m)

@@ -61,7 +61,7 @@ def only(value: float) -> Array:
 
 def always(fraction: float) -> Callable[[Array, Array], float]:
     """A guard with one answer."""
-    return lambda held, rest: fraction
+    return lambda held, ahead: fraction
 
 
 class Referee:
@@ -495,23 +495,31 @@ def test_the_reasons_name_the_limit_that_held_it_back() -> None:
 # -- guard and workspace -------------------------------------------------------------------------
 
 
-def test_the_guard_sees_what_is_held_and_where_the_step_would_come_to_rest() -> None:
+def test_the_guard_sees_the_next_pose_and_the_way_to_rest() -> None:
     safety = moving_at(2.4)
     before = float(safety.position[0])
-    seen: list[tuple[float, float]] = []
+    seen: list[float] = []
 
-    def guard(held: Array, rest: Array) -> float:
-        seen.append((float(held[0]), float(rest[0])))
+    def guard(held: Array, ahead: Array) -> float:
+        assert held[0] == before
+        seen.append(float(ahead[0]))
         return 1.0
 
-    for target in (only(before + 2.4 * DT), None):
-        seen.clear()
-        result = safety.step(target, DT, guard=guard)
-        [(held, rest)] = seen
-        assert held == before
-        assert rest == pytest.approx(float(result.rest[0]))
-        before = float(result.sent[0])
-    assert result.rest[0] - result.sent[0] == pytest.approx((2.4 - 12.0 * DT) ** 2 / 24.0)
+    result = safety.step(only(before + 2.4 * DT), DT, guard=guard)
+    assert seen[0] == result.sent[0]
+    assert seen[-1] == pytest.approx(result.sent[0] + 2.4**2 / 24.0)
+    assert seen[-1] == pytest.approx(result.rest[0])
+    # Braking takes 0.2 s; in between it looks at least every 50 ms.
+    assert len(seen) == 5
+    for i, pose in enumerate(seen):
+        t = 0.2 * i / 4
+        assert pose == pytest.approx(result.sent[0] + 2.4 * t - 6.0 * t**2)
+    # When it brakes anyway, the guard only says how near it will come.
+    before = float(result.sent[0])
+    seen.clear()
+    result = safety.step(None, DT, guard=guard)
+    assert seen == [pytest.approx(result.rest[0])]
+    assert result.rest[0] == pytest.approx(result.sent[0] + 2.34**2 / 24.0)
 
 
 @pytest.mark.parametrize(
@@ -549,7 +557,7 @@ def test_a_wall_is_not_reached_at_any_speed() -> None:
         result = safety.step(
             only(3.0),
             DT,
-            guard=lambda held, rest: float(np.clip((1.0 - rest[0]) / 0.1, 0.0, 1.0)),
+            guard=lambda held, ahead: float(np.clip((1.0 - ahead[0]) / 0.1, 0.0, 1.0)),
         )
         assert result.sent[0] < 1.0
         velocities.append(float(safety.velocity[0]))
