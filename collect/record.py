@@ -18,7 +18,7 @@ from rich.live import Live
 from collect.dataset.recover import describe
 from collect.keys import Keys
 from collect.panel import KEY_HELP, render
-from collect.recorder import SavedEpisode
+from collect.recorder import SavedEpisode, prioritise
 from collect.session import RecordingSession
 from hardware.input.pedal import PedalEvents
 from robot_stack.config import Station, load_station
@@ -242,6 +242,7 @@ def run(args: argparse.Namespace) -> int:
     if args.episodes is not None and args.episodes < 1:
         raise ConfigError(f"--episodes {args.episodes} is no count; give 1 or more")
     console = Console(stderr=args.json)
+    prioritise()
     session = RecordingSession(
         station,
         directory=args.directory,
@@ -350,8 +351,7 @@ def _report(session: RecordingSession, *, ok: bool) -> dict[str, Any]:
         "recovered": len(session.recovered),
         "rows": sum(one.rows for one in saved),
         "seconds": sum(one.seconds for one in saved),
-        "dropped_frames": total("dropped"),
-        "lost_frames": total("lost"),
+        "dropped_frames": total("dropped") + total("lost"),
         "repeated_frames": total("repeated"),
         "save_s": max((one.save_s for one in saved), default=None),
         "session": session.session_id,

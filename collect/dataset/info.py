@@ -109,8 +109,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _counts(cameras: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    known = [camera[key] for camera in cameras.values() if key in camera]
+def _dropped(cameras: Mapping[str, Mapping[str, Any]]) -> str:
+    """Frames that were produced and are not in the file; ``-`` when nobody counted."""
+    known = [camera["dropped"] + camera["lost"] for camera in cameras.values() if "lost" in camera]
     return str(sum(known)) if known else "-"
 
 
@@ -118,7 +119,7 @@ def _print_table(console: Console, found: list[dict[str, Any]]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("file", "label", "task", "length", "rows", "source", "dropped", "MB", "note"):
         right = name in ("length", "rows", "dropped", "MB")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     colours = {"success": "green", "failure": "red", "unknown": "dim"}
     for one in found:
         main = max(one["sources"], key=lambda name: one["sources"][name], default="-")
@@ -132,7 +133,7 @@ def _print_table(console: Console, found: list[dict[str, Any]]) -> None:
             f"{one['seconds']:.1f} s",
             str(one["rows"]),
             main,
-            _counts(one["cameras"], "dropped"),
+            _dropped(one["cameras"]),
             f"{one['megabytes']:.1f}",
             ", ".join(note),
         )

@@ -123,10 +123,11 @@ def _above(axis: Any, columns: int) -> None:
         loc="lower right",
         bbox_to_anchor=(1.0, 0.98),
         ncols=columns,
-        fontsize=7.5,
+        fontsize=7,
         frameon=False,
-        columnspacing=1.0,
-        handlelength=1.2,
+        columnspacing=0.8,
+        handlelength=0.9,
+        handletextpad=0.4,
         borderpad=0,
     )
 
@@ -268,7 +269,7 @@ def _frame_age(axis: Any, episode: Episode, seconds: NDArray[np.float64]) -> Non
 
 
 def _differences(axis: Any, episode: Episode, seconds: NDArray[np.float64]) -> None:
-    axis.set_title("why what was sent is not what was asked")
+    axis.set_title("why what was sent is not what was asked; events")
     bits = episode.difference
     names: list[str] = []
     step = 1.0 / episode.schema.rate_hz

@@ -120,6 +120,18 @@ def test_check_finds_each_broken_invariant(
     assert status == 1 and code in codes(report)
 
 
+def test_check_of_logs_allows_a_repeated_state(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_episode(tmp_path / "episode_0.hdf5", rows=40)
+    for step, expected in ((0, set()), (-1, {"log_order"})):
+        with h5py.File(path, "r+", locking=False) as file:
+            log = file["log/left"][:]
+            log["t_ns"][51] = log["t_ns"][50] + step
+            file["log/left"][:] = log
+        assert codes(tool(capsys, "check", "--quick", path)[1]) == expected
+
+
 def test_check_names_nan_and_short_datasets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
