@@ -122,6 +122,12 @@ def test_the_order_of_joints_keeps_the_hand_off_the_table() -> None:
         )
 
     asleep = height(np.array(SPEC.sleep))
+    # Here the hand meets its own shoulder, and dips 2 cm, unless the elbow goes up first.
+    curled = np.array([0.78, -0.88, 1.42, 0.98, 1.33, 0.73, 0.5])
+    path = trajectory.sleep(SPEC, curled, 0.1)
+    assert not any(map(touches_itself, path))
+    assert min(map(height, path)) > min(height(curled), asleep) - 0.01
+
     rng = np.random.default_rng(7)
     low = np.array([-1, -1.8, -1.7, -1.5, -1.8, -1.5, 0.5])
     high = np.array([1, 1.2, 1.55, 1.5, 2.2, 1.5, 0.5001])
