@@ -165,8 +165,10 @@ class MujocoCollisionGuard:
 
         The distance is inf when everything is farther away than its margin; pairs that may touch
         (fingers) don't count for it. A step that brings nothing nearer is free: away is always
-        allowed, however near.
+        allowed, however near. Nothing is free, and the distance NaN, while a pose is unknown (NaN).
         """
+        if not math.isfinite(float(target.sum() + other.sum())):
+            return 0.0, math.nan
         _write(self._data.qpos, self._other, other)
         clearance, distance = self._nearest(target)
         if clearance >= 1.0:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import ctypes.util
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -18,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# MuJoCo chooses its renderer as it is imported, and Mesa its threads as it draws.
-os.environ.setdefault("MUJOCO_GL", "egl" if ctypes.util.find_library("EGL") else "osmesa")
+# Mesa would start a thread a core.
+os.environ.setdefault("MUJOCO_GL", "osmesa")  # hardware.worlds has taken EGL if there is one
 os.environ.setdefault("LP_NUM_THREADS", "1")
 
 import numpy as np

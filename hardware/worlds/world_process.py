@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -312,8 +313,9 @@ class World:
         self._ring.close(unlink=True)
 
 
-def run_world(config: WorldConfig) -> None:
-    """Run a world until SIGTERM, SIGINT or the operation ``shutdown``."""
+def run_world(config: WorldConfig, *, attached: bool = False) -> None:
+    """Run a world until SIGTERM, SIGINT or the operation ``shutdown``; when ``attached`` also
+    until standard input closes, so that it ends with the program that started it."""
     world = World(config)
 
     def end(*_: object) -> None:
@@ -325,18 +327,25 @@ def run_world(config: WorldConfig) -> None:
     setup(WORLD_PRIORITY)
     print(f"world of {config.station}: ports in {runtime_dir(config.station) / 'tty'}", flush=True)
     try:
-        serve_buses(world.buses, STEP_HZ, lambda: world.ended, on_step=world.turn)
+        serve_buses(
+            world.buses,
+            STEP_HZ,
+            lambda: world.ended,
+            on_step=world.turn,
+            watch_fd=sys.stdin.fileno() if attached else None,
+        )
     finally:
         world.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m hardware.worlds.world_process STATION.yaml``."""
+    """``python -m hardware.worlds.world_process STATION.yaml [--attached]``."""
     parser = argparse.ArgumentParser(description="run the world behind a virtual ALOHA station")
     parser.add_argument("station", help="station file (YAML) with a `world` section")
+    parser.add_argument("--attached", action="store_true", help="end when standard input closes")
     args = parser.parse_args(arguments)
     try:
-        run_world(world_config(load_station(args.station)))
+        run_world(world_config(load_station(args.station)), attached=args.attached)
     except RobotStackError as error:
         raise SystemExit(f"error: {error}") from None
     return 0

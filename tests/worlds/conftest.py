@@ -60,9 +60,13 @@ class RunningWorld:
 
     def start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "hardware.worlds.world_process", str(self.file)],
+            [
+                *(sys.executable, "-m", "hardware.worlds.world_process"),
+                *(str(self.file), "--attached"),
+            ],
             cwd=ROOT,
             env=self.environment,
+            stdin=subprocess.PIPE,  # when this process dies the world ends with it
             stdout=subprocess.DEVNULL,
         )
 
@@ -92,6 +96,8 @@ class RunningWorld:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
 
 class Chain:

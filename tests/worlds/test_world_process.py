@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from robot_stack.config import load_station
 from robot_stack.errors import ConfigError, ControlPlaneError
 from robot_stack.records import world_path
 from robot_stack.shared_memory import Ring
-from tests.worlds.conftest import ROOT, Chain, RunningWorld, until
+from tests.worlds.conftest import ROOT, STATION, Chain, RunningWorld, until
 
 ROBOTS = ("follower_left", "follower_right", "leader_left", "leader_right")
 TICKS_PER_RAD = 4096 / (2 * np.pi)
@@ -51,8 +52,8 @@ def test_every_arm_has_its_port_and_its_servos(shared_world: RunningWorld) -> No
         assert models == expected, robot
 
 
-def test_goals_over_the_wire_move_the_physics(world: RunningWorld) -> None:
-    chain = Chain(world.tty("follower_left"))
+def test_goals_over_the_wire_move_the_physics(shared_world: RunningWorld) -> None:
+    chain = Chain(shared_world.tty("follower_left"))
     try:
         at = chain.positions()
         assert at[1] == at[2], "the shadow reads as its master"
@@ -71,16 +72,18 @@ def test_goals_over_the_wire_move_the_physics(world: RunningWorld) -> None:
         assert qpos[0] == pytest.approx((goal - 2048) / TICKS_PER_RAD, abs=0.05)
         assert abs(qpos[8]) < 0.05  # the other arm stays
         np.testing.assert_allclose(newest[1]["env_state"], qpos[16:], atol=1e-9)
-    log = world.client.call("goal_log", robot="follower_left")
+    log = shared_world.client.call("goal_log", robot="follower_left")
     assert [goal, 1] in [list(row) for row in zip(log["value"], log["servo_id"], strict=True)]
     assert log["next"] == len(log["seq"])
-    assert world.client.call("goal_log", robot="follower_left", since=log["next"])["seq"] == []
+    assert (
+        shared_world.client.call("goal_log", robot="follower_left", since=log["next"])["seq"] == []
+    )
 
 
-def test_a_hand_on_a_limp_leader_is_read_over_the_wire(world: RunningWorld) -> None:
+def test_a_hand_on_a_limp_leader_is_read_over_the_wire(shared_world: RunningWorld) -> None:
     joints = [0.3, -1.2, 1.0, 0.2, 0.1, -0.4]
-    world.client.call("hand", robot="leader_right", joints=joints, gripper=1.0)
-    chain = Chain(world.tty("leader_right"))
+    shared_world.client.call("hand", robot="leader_right", joints=joints, gripper=1.0)
+    chain = Chain(shared_world.tty("leader_right"))
     try:
         expected = [round(2048 + q * TICKS_PER_RAD) for q in joints]
 
@@ -94,22 +97,24 @@ def test_a_hand_on_a_limp_leader_is_read_over_the_wire(world: RunningWorld) -> N
         assert chain.positions()[1] == chain.positions()[2]
     finally:
         chain.close()
-    assert world.status("leader_right")["held"]
-    world.client.call("release")
-    assert not world.status("leader_right")["held"]
+    assert shared_world.status("leader_right")["held"]
+    shared_world.client.call("release")
+    assert not shared_world.status("leader_right")["held"]
 
 
-def test_reset_places_the_cube(world: RunningWorld) -> None:
-    assert world.client.call("status")["seed"] == 3
-    before = world.client.call("status")["env_state"]
-    after = world.client.call("reset", seed=8)["env_state"]
-    assert world.client.call("status")["seed"] == 8
+def test_reset_places_the_cube(shared_world: RunningWorld) -> None:
+    assert shared_world.client.call("status")["seed"] == 3
+    before = shared_world.client.call("status")["env_state"]
+    after = shared_world.client.call("reset", seed=8)["env_state"]
+    assert shared_world.client.call("status")["seed"] == 8
     assert np.hypot(after[0] - before[0], after[1] - before[1]) > 0.01
-    until(lambda: abs(world.client.call("status")["env_state"][2] - 0.02) < 1e-3, "it lands")
+    until(lambda: abs(shared_world.client.call("status")["env_state"][2] - 0.02) < 1e-3, "it lands")
 
 
-def test_the_script_holds_the_leaders_until_it_is_told_to_let_go(world: RunningWorld) -> None:
-    call = world.client.call
+def test_the_script_holds_the_leaders_until_it_is_told_to_let_go(
+    shared_world: RunningWorld,
+) -> None:
+    call = shared_world.client.call
     assert call("script", seed=1, ritual=False)["phase"] == "planning"
     until(lambda: call("script_status")["phase"] == "moving", "the operator begins")
     with pytest.raises(ControlPlaneError, match="scripted operator"):
@@ -246,6 +251,8 @@ def test_killing_the_world_hangs_up_the_ports_and_a_new_one_takes_over(
         os.close(fd)
     with pytest.raises(ControlPlaneError, match="robot-stack virtual"):
         type(world.client)("cell", timeout_s=0.2).call("status")
+    assert world.process.stdin is not None
+    world.process.stdin.close()
     world.process = world.start()
     until(world.answers, "a new world answers")
     chain = Chain(tty)
@@ -255,10 +262,13 @@ def test_killing_the_world_hangs_up_the_ports_and_a_new_one_takes_over(
         chain.close()
 
 
-@pytest.mark.parametrize("how", ["signal", "shutdown"])
+@pytest.mark.parametrize("how", ["signal", "shutdown", "stdin"])
 def test_the_world_cleans_up_behind_itself(world: RunningWorld, how: str) -> None:
     if how == "signal":
         world.process.send_signal(signal.SIGTERM)
+    elif how == "stdin":
+        assert world.process.stdin is not None
+        world.process.stdin.close()
     else:
         world.client.call("shutdown")
     assert world.process.wait(30) == 0
@@ -268,12 +278,13 @@ def test_the_world_cleans_up_behind_itself(world: RunningWorld, how: str) -> Non
     assert not (world.directory / "cell" / "world.ipc").exists()
 
 
-def test_a_virtual_port_needs_a_side(world: RunningWorld) -> None:
-    text = world.file.read_text()
-    assert len(world_config(load_station(world.file)).robots) == 4
-    world.file.write_text(text.replace('"virtual:leader_left"', '"virtual:leader"'))
+def test_a_virtual_port_needs_a_side(tmp_path: Path) -> None:
+    file = tmp_path / "station.yaml"
+    file.write_text(STATION)
+    assert len(world_config(load_station(file)).robots) == 4
+    file.write_text(STATION.replace('"virtual:leader_left"', '"virtual:leader"'))
     with pytest.raises(ConfigError, match=r"robots\.leader_left.*left or right"):
-        world_config(load_station(world.file))
-    world.file.write_text(text.replace("world:", "# world:"))
+        world_config(load_station(file))
+    file.write_text(STATION.replace("world:", "# world:"))
     with pytest.raises(ConfigError, match="no `world` section"):
-        world_config(load_station(world.file))
+        world_config(load_station(file))
