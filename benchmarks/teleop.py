@@ -47,22 +47,20 @@ def run(args: argparse.Namespace) -> int:
     each = args.seconds / 2
     ours = _ours(each)
     original = _original(each)
+    latency, reference = _percentiles(ours), _percentiles(original)
+    ratio = round(float(np.median(ours) / np.median(original)), 3)
+    ok = latency["p50"] <= 10 and latency["p99"] <= 25 and ratio <= 0.5
     result = {
-        "latency_ms": _percentiles(ours),
-        "aloha_loop_ms": _percentiles(original),
-        "ratio_p50": round(float(np.median(ours) / np.median(original)), 3),
+        "latency_ms": latency,
+        "aloha_loop_ms": reference,
+        "ratio_p50": ratio,
         "steps": [len(ours), len(original)],
+        "ok": ok,
     }
-    ok = (
-        result["latency_ms"]["p50"] <= 10
-        and result["latency_ms"]["p99"] <= 25
-        and result["ratio_p50"] <= 0.5
-    )
-    result["ok"] = ok
     if not args.json:
         print("leader step to follower goal packet, ms (p50 / p99):")
-        for name, key in (("robot-stack", "latency_ms"), ("ALOHA's loop", "aloha_loop_ms")):
-            print(f"  {name:14} {result[key]['p50']:6.2f} / {result[key]['p99']:6.2f}")
+        for name, figures in (("robot-stack", latency), ("ALOHA's loop", reference)):
+            print(f"  {name:14} {figures['p50']:6.2f} / {figures['p99']:6.2f}")
     print(json.dumps(result))
     return 0 if ok else 1
 

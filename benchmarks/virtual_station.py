@@ -111,18 +111,20 @@ class VirtualStation:
         return int(text.split()[0])
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Run a robot-stack subcommand beside the station; ended with it."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "robot_stack.cli", *arguments],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        """Run a robot-stack subcommand beside the station, its output in ``log``; ended with it."""
+        with (self.directory / f"{arguments[0]}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "robot_stack.cli", *arguments],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
         self.others.append(process)
         return process
 
-    def hand(self, robot: str, joints: Mapping[int, float]) -> None:
-        """Put joints (index to rad) of a robot whose torque is off where a hand would."""
+    def hand(self, robot: str, joints: Mapping[int, float | None]) -> None:
+        """Put joints (index to rad) of a robot where a hand would; None lets go."""
         model = arm_model(ALOHA[robot])
         for joint, angle in joints.items():
             for servo in model.of_joint(joint):
@@ -158,8 +160,6 @@ class VirtualStation:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
         with contextlib.suppress(RobotStackError):
             self.client.request("shutdown", timeout_s=30.0)
         if self.supervisor is not None:

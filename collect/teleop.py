@@ -13,18 +13,21 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hardware.aloha.ritual import ArmView, Phase, Ritual, RitualArm, RitualStep
+from hardware.aloha.trajectory import minimum_jerk
 from robot_stack import registry
 from robot_stack.client import Lease, StationClient
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ControlPlaneError, LeaseError, RobotStackError
 from robot_stack.interfaces import Teleoperator
 from robot_stack.realtime import setup, sleep_until
-from robot_stack.types import Lifecycle, Source
+from robot_stack.types import Difference, Lifecycle, Source
 
 __all__ = ["TeleopSession", "add_arguments", "run"]
 
+DRIVE_SPEED = 0.5  # mean rad/s of a leader that is driven to its follower
 POLL_NS = 400_000  # how often the operator's device is looked at
 RITUAL_PERIOD_S = 0.02
 REQUEST_PAUSE_S = 0.5
@@ -51,12 +54,16 @@ class TeleopSession:
             station.teleop, station
         )
         self.follower_group = station.teleop.group
-        pairs = station.teleop.options.get("pairs", {})
-        self.leader_groups = sorted({station.group_of(leader).name for leader in pairs})
-        self.specs = {
-            name: registry.load("robot", config.driver).from_config(config, station).spec
+        self.followers = station.groups[self.follower_group].robots
+        self.pairs: dict[str, str] = dict(station.teleop.options.get("pairs", {}))
+        self.leaders = sorted(self.pairs)
+        self.leader_groups = sorted({station.group_of(leader).name for leader in self.leaders})
+        robots = {
+            name: registry.load("robot", config.driver).from_config(config, station)
             for name, config in station.robots.items()
         }
+        self.specs = {name: robot.spec for name, robot in robots.items()}
+        self.start_fractions = {name: robots[name].start_fraction for name in self.leaders}
         self.leases: dict[str, Lease] = {}
         self.sent = 0
         self._said = ""
@@ -86,7 +93,7 @@ class TeleopSession:
         self.leases.clear()
         self.device.disconnect()
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         if text != self._said:
             self._said = text
             self.say(text)
@@ -104,20 +111,14 @@ class TeleopSession:
         for group in self.leases:
             self._during(self.client.post("arm", {"group": group}), f"arming {group}")
         groups = {group: self.station.groups[group].robots for group in self.leases}
-        ritual = Ritual(
-            {
-                name: RitualArm(
-                    "follower" if group == self.follower_group else "leader", self.specs[name]
-                )
-                for group, robots in groups.items()
-                for name in robots
-            },
-            wait_s,
-        )
+        arms = {name: RitualArm("follower", self.specs[name]) for name in self.followers}
+        for name in self.leaders:
+            arms[name] = RitualArm("leader", self.specs[name], self.start_fractions[name])
+        ritual = Ritual(arms, wait_s)
         asked_at: dict[str, float] = {}
         while not cancelled():
             step = ritual.step(time.monotonic_ns(), self._views())
-            self._tell(step.message)
+            self.tell(step.message)
             if step.phase is Phase.FAILED:
                 raise ControlPlaneError(step.message)
             if step.done:
@@ -179,6 +180,56 @@ class TeleopSession:
                 self.client.post("reset", {"group": group})
                 self.client.post("arm", {"group": group})
 
+    # -- re-engaging -------------------------------------------------------------------------
+
+    def reengage(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """After a stop or fault: reset, drive the leaders to the followers, free them, go on.
+
+        The followers stay where they are, so an episode in progress is not lost.
+        """
+        for group in self.leases:
+            self._during(self.client.post("reset", {"group": group}), f"resetting {group}")
+        for group in self.leases:
+            self._during(self.client.post("arm", {"group": group}), f"arming {group}")
+        self.tell("driving the leaders to the followers; let go of them")
+        wanted = np.concatenate([self.client.tick(name)["sent"] for name in self.followers])
+        for group in self.leader_groups:
+            robots = self.station.groups[group].robots
+            start = np.concatenate([self.client.tick(name)["sent"] for name in robots])
+            goal = np.concatenate([wanted[self._columns_of(name)] for name in robots])
+            self._drive(group, start, goal, cancelled)
+        for name in self.leaders:
+            joints = [True] * self.specs[name].dof
+            body = {"robot": name, "joints": joints, "on": False}
+            self._during(self.client.post("torque", body), f"freeing {name}")
+        self.tell("the leaders are free")
+
+    def _columns_of(self, leader: str) -> slice:
+        """Where the follower of ``leader`` stands in the followers' target."""
+        position = 0
+        for name in self.followers:
+            width = self.specs[name].dof
+            if self.pairs[leader] == name:
+                return slice(position, position + width)
+            position += width
+        raise ControlPlaneError(f"{leader} leads no robot of group {self.follower_group}")
+
+    def _drive(
+        self,
+        group: str,
+        start: NDArray[np.float64],
+        goal: NDArray[np.float64],
+        cancelled: Callable[[], bool],
+    ) -> None:
+        """Move a group of leaders to ``goal`` (D,) along a minimum-jerk path."""
+        seconds = max(0.5, float(np.abs(goal - start).max()) / DRIVE_SPEED)
+        for target in minimum_jerk(start, goal, seconds, RITUAL_PERIOD_S):
+            if cancelled():
+                return
+            self.leases[group].send(target)
+            self._renew()
+            time.sleep(RITUAL_PERIOD_S)
+
     # -- following ---------------------------------------------------------------------------
 
     def step(self) -> bool:
@@ -199,25 +250,23 @@ class TeleopSession:
         return True
 
     def trouble(self) -> str | None:
-        """Why the followers don't follow (a stop, a fault), None when they do."""
-        for name in self.station.groups[self.follower_group].robots:
+        """Why the followers don't follow (stop, fault, a leader far away), None when they do."""
+        for name in self.followers:
             tick = self.client.tick(name)
             if tick["lifecycle"] != Lifecycle.ARMED:
                 status = self.client.status()["groups"][self.follower_group]
                 return str(status["stop"] or Lifecycle(int(tick["lifecycle"])).name.lower())
+            if int(tick["difference"]) & Difference.REENGAGE:
+                return f"the leader of {name} is too far from it to be followed"
         return None
-
-    def recover(self) -> None:
-        """Reset faults and stops of all groups held; ``engage`` then starts again."""
-        for group in self.leases:
-            self._during(self.client.post("reset", {"group": group}), f"resetting {group}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Teleoperate: performs the start ritual (all arms move to the start pose; close every "
         "leader gripper to begin), then the followers follow the leaders until Ctrl-C. After a "
-        "stop or fault press r to reset and engage again. The station must be served already."
+        "stop or fault press r and enter: the followers stay where they are and the leaders are "
+        "driven to them. The station must be served already."
     )
     parser.epilog = "example: robot-stack teleop configs/aloha_virtual.yaml"
     parser.add_argument("station", help="station file (YAML)")
@@ -226,14 +275,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seconds", type=float, metavar="S", help="end after S seconds of motion")
     parser.add_argument(
-        "--auto-recover", action="store_true", help="after a fault, reset and engage by itself"
+        "--auto-recover", action="store_true", help="after a fault, re-engage without being asked"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
 
 
 def run(args: argparse.Namespace) -> int:
     station = load_station(args.station)
-    registry.load("robot", "aloha")  # a missing SDK is told before anything is armed
     ended = False
 
     def on_signal(*_: object) -> None:
@@ -265,16 +313,15 @@ def run(args: argparse.Namespace) -> int:
             trouble = teleop.trouble()
             if trouble is None:
                 continue
-            teleop._tell(f"stopped: {trouble}; press r to reset and engage again")
+            teleop.tell(f"not following: {trouble}; press r and enter to re-engage")
             if args.auto_recover or _pressed("r"):
                 try:
-                    teleop.recover()
-                    teleop.engage(wait_s=args.wait, cancelled=lambda: ended)
+                    teleop.reengage(cancelled=lambda: ended)
                     summary["recoveries"] += 1
                 except LeaseError:
                     raise
                 except RobotStackError as error:
-                    teleop._tell(str(error))
+                    teleop.tell(str(error))
         summary["commands"] = teleop.sent
     if args.json:
         print(json.dumps(summary))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,12 @@ class Robot(Device, Protocol):
     def write(self, target: NDArray[np.float64]) -> NDArray[np.float64]:
         """Send one position target; returns what was sent after the device's own quantisation.
         Joints without torque are skipped. DeviceError when the bus is gone."""
+
+    def path(
+        self, pose: Literal["home", "sleep"], start: NDArray[np.float64], dt_s: float
+    ) -> NDArray[np.float64]:
+        """Targets (H, dof), ``dt_s`` apart, that move from ``start`` to a named pose of the spec
+        without hitting the robot's own cell. Works before ``connect``."""
 
     def held(self) -> NDArray[np.float64]:
         """The target that the device itself now holds (its goal registers), for a restart that

@@ -17,7 +17,12 @@ __all__ = ["film_strip"]
 
 WIDTH, HEIGHT = 320, 240
 MARGIN, CAPTION = 8, 30
-INK, PAPER, GOOD, BAD = (40, 40, 40), (250, 250, 248), (40, 130, 60), (180, 60, 40)
+INK, PAPER = (40, 40, 40), (250, 250, 248)
+VERDICTS = {
+    True: ("success", (40, 130, 60)),
+    False: ("failure", (180, 60, 40)),
+    None: ("unknown", INK),
+}
 
 
 def _decode(jpeg: bytes) -> NDArray[np.uint8]:
@@ -43,10 +48,7 @@ def film_strip(paths: Sequence[Path], output: Path, *, frames: int = 5) -> None:
             camera = episode.cameras[0]
             success = episode.metadata.success
             seconds = (episode.t_ns - episode.t_ns[0]) / 1e9
-            verdict, colour = {
-                True: ("success", GOOD),
-                False: ("failure", BAD),
-            }.get(success, ("unknown", INK))  # type: ignore[call-overload]
+            verdict, colour = VERDICTS[success]
             caption = f"{path.stem}  {len(episode)} rows  {seconds[-1]:.1f} s  {camera}"
             _write(canvas, caption, (MARGIN, top + 20), INK)
             _write(canvas, verdict, (width - 90, top + 20), colour)

@@ -11,12 +11,12 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.aloha import registers
+from hardware.aloha import registers, trajectory
 from hardware.aloha.configuration import AlohaArmConfig
 from hardware.aloha.faults import TRIPPED, FaultWatch
 from hardware.aloha.mending import Mender
@@ -287,6 +287,12 @@ class AlohaArm:
     def faults(self) -> str | None:
         """Latched faults in words, for example ``servo 9 (gripper): overload``."""
         return self._watch.text()
+
+    def path(self, pose: Literal["home", "sleep"], start: Array, dt_s: float) -> Array:
+        """Targets (H, 7), ``dt_s`` apart, from ``start`` to a named pose in an order that keeps
+        the arm off the table; the gripper stays as it is."""
+        way = trajectory.home if pose == "home" else trajectory.sleep
+        return way(self._spec, start, dt_s)
 
     # -- torque ------------------------------------------------------------------------------
 

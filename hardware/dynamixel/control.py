@@ -40,7 +40,7 @@ def _unpack_rows(packed: Mapping[str, Any]) -> LogRows:
 
 
 # A log of 65,536 rows would hold the bus up for milliseconds in one answer.
-_ROWS_MAX = 4096
+_ROWS_MAX = 1024
 
 
 def _rows(rows: LogRows) -> dict[str, Any]:

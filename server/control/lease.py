@@ -24,7 +24,7 @@ PRIORITY: dict[Source, int] = {
     Source.HUMAN: 2,
     Source.SUPERVISOR: 3,
 }
-MAX_TTL_S = 30.0
+MAX_TTL_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

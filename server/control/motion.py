@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robot_stack.errors import ControlPlaneError
+from robot_stack.interfaces import Robot
 from robot_stack.records import CHUNK_ROWS, command_record, mailbox_path
 from robot_stack.shared_memory import RingWriter
 from robot_stack.types import Lifecycle, Source
@@ -17,38 +19,45 @@ from robot_stack.types import Lifecycle, Source
 from .lease import LeaseTable
 from .view import ArmView
 
-__all__ = ["minimum_jerk", "move_group"]
+__all__ = ["move_group"]
 
-JOINT_SPEED = 0.8  # mean speed of a move, rad/s (or fraction/s); peak is 1.875 times it
-SHORTEST_S = 1.0
+Pose = Literal["home", "sleep"]
+
+ROW_S = 0.04
 REACHED = 0.02
 LEAD_NS = 20_000_000
 SLACK_S = 5.0
 
 
-def minimum_jerk(
-    start: NDArray[np.float64], goal: NDArray[np.float64], rows: int
-) -> NDArray[np.float64]:
-    """Minimum-jerk path (Flash and Hogan 1985, eq. 2), shape (rows, D), from start to goal."""
-    s = np.linspace(0.0, 1.0, rows)[:, None]
-    blend = s**3 * (10.0 - 15.0 * s + 6.0 * s**2)
-    path: NDArray[np.float64] = start + (goal - start) * blend
-    return path
+def _paths(
+    arms: Sequence[ArmView], robots: Sequence[Robot], pose: Pose
+) -> tuple[NDArray[np.float64], float]:
+    """Targets (H, D) of the whole group and the seconds between them; H fits one message."""
+    starts = [arm.tick()["sent"] for arm in arms]
+    dt_s = ROW_S
+    while True:
+        paths = [r.path(pose, start, dt_s) for r, start in zip(robots, starts, strict=True)]
+        rows = max(len(path) for path in paths)
+        if rows <= CHUNK_ROWS:
+            break
+        dt_s *= 1.1 * rows / CHUNK_ROWS
+    held = [np.pad(path, ((0, rows - len(path)), (0, 0)), mode="edge") for path in paths]
+    return np.concatenate(held, axis=1), dt_s
 
 
 def move_group(
-    leases: LeaseTable, group: str, arms: Sequence[ArmView], goal: NDArray[np.float64], why: str
+    leases: LeaseTable, group: str, arms: Sequence[ArmView], robots: Sequence[Robot], pose: Pose
 ) -> Generator[None, None, float]:
-    """Move ``arms`` (in group order) to ``goal`` (D,); yields until there, returns the duration.
+    """Move ``arms`` (in group order) to a named pose; yields until there, returns the duration.
 
     Takes the group's lease as the supervisor. ControlPlaneError when an arm leaves ``ARMED`` on
     the way or does not arrive in time.
     """
-    lease = leases.acquire(group, why, Source.SUPERVISOR, 30.0)
-    start = np.concatenate([arm.tick()["sent"] for arm in arms])
-    distance = float(np.abs(goal - start).max())
-    duration = max(SHORTEST_S, distance / JOINT_SPEED)
-    dt_ns = int(duration * 1e9 / (CHUNK_ROWS - 1))
+    why = f"{pose} of {group}"
+    path, dt_s = _paths(arms, robots, pose)
+    goal = path[-1]
+    duration = dt_s * len(path)
+    lease = leases.acquire(group, why, Source.SUPERVISOR, duration * 2 + SLACK_S)
     mailbox = RingWriter(
         mailbox_path(leases.station, group, lease.token), command_record(len(goal)), 2
     )
@@ -59,12 +68,12 @@ def move_group(
             record["seq"] = 0
             record["t_ns"] = time.monotonic_ns()
             record["source"] = Source.SUPERVISOR
-            record["rows"] = CHUNK_ROWS
+            record["rows"] = len(path)
             record["start_t_ns"] = time.monotonic_ns() + LEAD_NS
-            record["dt_ns"] = dt_ns
+            record["dt_ns"] = int(dt_s * 1e9)
             record["observation_t_ns"] = -1
             record["chunk_id"] = -1
-            record["target"][:] = minimum_jerk(start, goal, CHUNK_ROWS)
+            record["target"][: len(path)] = path
         while True:
             yield
             ticks = [arm.tick() for arm in arms]

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zmq
@@ -23,6 +23,7 @@ from robot_stack import __version__, registry
 from robot_stack.client import control_endpoint
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ControlPlaneError, MessageError, RobotStackError, SharedMemoryError
+from robot_stack.interfaces import Robot
 from robot_stack.messages import Message, decode, encode
 from robot_stack.realtime import setup
 from robot_stack.records import OrderKind, ring_path
@@ -70,10 +71,11 @@ class Supervisor:
                 f"station {name!r} already has a supervisor; see `robot-stack status {name}`, end "
                 f"it with `robot-stack shutdown {name}`"
             ) from None
-        self.specs = {
-            key: registry.load("robot", config.driver).from_config(config, station).spec
+        self.robots: dict[str, Robot] = {
+            key: registry.load("robot", config.driver).from_config(config, station)
             for key, config in station.robots.items()
         }
+        self.specs = {key: robot.spec for key, robot in self.robots.items()}
         self.stops = {group: Flag(ring_path(name, "stop", group)) for group in station.groups}
         self.leases = LeaseTable(name, list(station.groups))
         self.arms = {
@@ -433,11 +435,10 @@ class Supervisor:
             yield from self._to_pose(group, "sleep")
         return None
 
-    def _to_pose(self, group: str, pose: str) -> Generator[None, None, float]:
-        arms = self._members(group)
+    def _to_pose(self, group: str, pose: Literal["home", "sleep"]) -> Generator[None, None, float]:
         yield from self._arm_group(group)
-        goal = np.concatenate([np.array(getattr(arm.spec, pose)) for arm in arms])
-        return (yield from move_group(self.leases, group, arms, goal, f"{pose} of {group}"))
+        robots = [self.robots[name] for name in self.station.groups[group].robots]
+        return (yield from move_group(self.leases, group, self._members(group), robots, pose))
 
     def _stop(self, body: dict[str, Any]) -> Task:
         yield from ()

@@ -78,5 +78,5 @@ def _tell(station: Station, action: str, arguments: list[str], *, as_json: bool)
             body[key] = text
     with WorldClient(station.station) as world:
         reply = world.call(action, **body)
-    print(json.dumps(reply if as_json else reply, indent=None if as_json else 2))
+    print(json.dumps(reply, indent=None if as_json else 2))
     return 0
