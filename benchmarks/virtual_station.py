@@ -196,7 +196,9 @@ def virtual_station(
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     try:
         file = directory / "station.yaml"
-        file.write_text(yaml.safe_dump(_description(robots, baud, rate_hz, guard, changes or {})))
+        description = _description(robots, baud, rate_hz, guard)
+        description["recording"] = {"group": "followers", "directory": str(directory / "episodes")}
+        file.write_text(yaml.safe_dump({**description, **(changes or {})}))
         tty = directory / "v" / "tty"
         tty.mkdir(parents=True)
         descriptions = [
@@ -226,7 +228,6 @@ def _description(
     baud: int,
     rate_hz: float | None,
     guard: bool,
-    changes: Mapping[str, Any],
 ) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     groups: dict[str, Any] = {}
@@ -247,5 +248,4 @@ def _description(
             "group": "followers",
             "options": {"pairs": pairs},
         }
-        description["recording"] = {"group": "followers"}
-    return {**description, **changes}
+    return description

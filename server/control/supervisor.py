@@ -110,7 +110,7 @@ class Supervisor:
         for device in self.station.stop_devices:
             command = [*python, "robot_stack.cli", "stop-device", path, "--device", device]
             children[f"stopdevice.{device}"] = Child(name, f"stopdevice.{device}", command)
-        command = [*python, "collect.flight_recorder", "--station-file", path]
+        command = [*python, "collect.flight_process", "--station-file", path]
         children["flight_recorder"] = Child(name, "flight_recorder", command)
         return children
 
