@@ -1,4 +1,4 @@
-"""Short cuts for what a control loop asks of a chain over and over: the same answers, as vectors."""
+"""Short cuts for what a control loop asks of a chain every turn: the same answers, as vectors."""
 
 from __future__ import annotations
 

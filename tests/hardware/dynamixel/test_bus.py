@@ -389,7 +389,7 @@ def test_eeprom_needs_torque_off_and_is_read_back(start_bus: StartBus) -> None:
     process = start_bus(servo_rows({1: "XM430-W350"}))
     with DynamixelBus(process.port, [1]) as bus:
         bus.torque([1], True)
-        with pytest.raises(DeviceError, match="torque is on"):
+        with pytest.raises(DeviceError, match="support the arm"):
             bus.write_verified(1, "current_limit", 200)
         with pytest.raises(DeviceError, match="EEPROM while torque is on"):
             bus.write(1, "current_limit", 200)
