@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 
 USB_LATENCY_S = 0.001
 SETUP_READ_S = 0.3
-SETUP_SLACK_S = 0.05
+SETUP_SLACK_S = 0.1
 # What a loop needs beside the bus: guard, filter, publishing, waking up.
 BUS_SHARE = 0.8
 # A joint that stands closer than this to its goal register is sagging under its load, not away.

@@ -32,7 +32,7 @@ from robot_stack.errors import BusError, ConfigError, DeviceError
 
 __all__ = ["Calibrator", "add_arguments", "run"]
 
-SLACK_S = 0.02
+SLACK_S = 0.1
 # Where between closed and open ALOHA starts an episode: -0.3 of -0.6842..0.3083 rad.
 START_SHARE = 0.387
 OTHER_BAUDS = tuple(sorted(BAUD_CODES.values(), reverse=True))

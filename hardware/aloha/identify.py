@@ -29,6 +29,7 @@ BY_ID = Path("/dev/serial/by-id")
 CAMERAS = Path("/dev/v4l/by-id")
 # Fast ones first: the arms speak 1 Mbaud, a servo from the factory 57,600.
 BAUDS = (1_000_000, 57_600, 4_000_000, 3_000_000, 2_000_000, 115_200)
+SLACK_S = 0.05
 ENOUGH = 5  # servos that fit an arm, of nine, for a port to be taken for that arm
 
 WRIST_ROTATE = 5
@@ -76,7 +77,7 @@ class Found:
 def scan_port(port: str, bauds: Sequence[int] = BAUDS) -> Found:
     """Ping all ids on a port at every baud rate, and say which arm they are. Changes nothing."""
     try:
-        servos = DynamixelBus(port, [1], BAUD).scan(None, bauds)
+        servos = DynamixelBus(port, [1], BAUD, slack_s=SLACK_S).scan(None, bauds)
     except BusError as error:
         return Found(port, {}, None, (), str(error))
     here = {servo_id: result.model for (_, servo_id), result in servos.items()}
