@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks._producers import ARM, ARM_HZ, Cameras, arms, camera_specs
 from benchmarks._syscalls import run_traced
 from collect import jpeg
-from collect.recorder import RecordedRobot, Recorder, RecorderConfig
+from collect.recorder import RecordedRobot, Recorder, RecorderConfig, prioritise
 from hardware.cameras.test_pattern import decode
 from robot_stack.episode import Episode, check, recover_all
 from robot_stack.records import ring_path
@@ -348,6 +348,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     directory = Path(tempfile.mkdtemp(prefix="robot-stack-crash-"))
     rng = random.Random(args.seed)
+    prioritise()
     try:
         with shooting_range(directory) as target:
             counts = target.count()

@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks._producers import ARM, Cameras, arms, camera_specs, spawn, stop
 from collect import jpeg
-from collect.recorder import RecordedRobot, Recorder, RecorderConfig
+from collect.recorder import RecordedRobot, Recorder, RecorderConfig, prioritise
 from hardware.cameras.test_pattern import camera_id, decode
 from robot_stack.episode import Episode, check
 
@@ -71,6 +71,7 @@ def _memory_mb() -> float:
 
 def _record(config: RecorderConfig, pipe: Connection) -> None:
     """The recorder process: start, record from when the pipe says so, say what it cost."""
+    prioritise()
     with Recorder(config) as recorder:
         while any(name.startswith("robot") for name in recorder.silent()):
             time.sleep(0.01)

@@ -26,7 +26,9 @@ class FrameAssigner:
     A camera as fast as the rows has ``early`` of one period: a frame that came late, or a camera
     clock that drifts, then costs no frame. A frame captured more than one period before its row
     is dropped, since the camera must be faster than the rows. So no fresh frame is farther than
-    one period from its row, and none is dropped while the camera isn't faster.
+    one period from its row, and none is dropped while the camera isn't faster. Of the two rows
+    that the first frame could go to it takes the one that leaves room on both sides for what
+    follows: it is at most a fifth of a period ahead of its row.
 
     A slower camera has ``early`` 0: its rows must repeat anyway and should not see the future. Its
     frames are never dropped, however late they come: even so they are newer than a repeat.
@@ -37,6 +39,7 @@ class FrameAssigner:
         self._period = period_ns
         self.slow = fps * period_ns < 0.95e9
         self._early = 0 if self.slow else period_ns
+        self._first = True
         self.row = 0  # the first row that is not decided
 
     def offer(self, t_ns: int) -> int | None:
@@ -44,12 +47,16 @@ class FrameAssigner:
 
         Rows between the last answer and this one repeat the frame before.
         """
-        first = -(-(t_ns - self._early - self._start) // self._period)
-        self.row = max(self.row, first)
-        if not self.slow and self._start + self.row * self._period - t_ns > self._period:
+        early, oldest = self._early, self._period
+        if self._first:
+            early = min(early, self._period // 5)
+            oldest -= early
+        row = max(self.row, -(-(t_ns - early - self._start) // self._period))
+        if not self.slow and self._start + row * self._period - t_ns > oldest:
             return None
-        self.row += 1
-        return self.row - 1
+        self._first = False
+        self.row = row + 1
+        return row
 
     def close(self, row: int) -> None:
         """Stop waiting for a frame for ``row``: it and undecided rows before it repeat."""

@@ -13,6 +13,7 @@ not notice, and what it had flushed is recovered by the next recorder in that di
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -37,6 +38,7 @@ __all__ = [
     "RecorderConfig",
     "RecorderStats",
     "SavedEpisode",
+    "prioritise",
 ]
 
 HISTORY_TICKS = 64  # enough for the state before row 0 at any loop rate
@@ -77,6 +79,21 @@ class RecorderStats:
     file_bytes: int
     mb_per_s: float
     free_bytes: int
+
+
+def prioritise() -> bool:
+    """Put this process before ordinary ones; call it before making a ``Recorder``.
+
+    The lowest real-time priority: a recorder that gets no processor for a second loses frames, and
+    it needs little, but every device loop goes first. (Niceness would not do: the kernel weighs it
+    within a terminal's session only.) False where it is not permitted; `robot-stack doctor` tells
+    how to permit it.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        return False
+    return True
 
 
 class Recorder:
