@@ -113,6 +113,14 @@ def test_unknown_instruction_and_damaged_packet(process: BusProcess) -> None:
             assert answer[8] == error
 
 
+def test_status_packets_of_others_are_not_answered(process: BusProcess) -> None:
+    with opened(process.port) as port:
+        port.writePort(encode(1, 0x55, b"\x00") + encode(2, 1))
+        port.setPacketTimeout(14)
+        answer, result = SDK.rxPacket(port, False)
+        assert (result, answer[4]) == (COMM_SUCCESS, 2)
+
+
 def test_noise_before_a_packet_is_skipped(process: BusProcess) -> None:
     with opened(process.port) as port:
         port.writePort(b"\xff\xff\xfd\x00\x01\x60\x00 noise \xff\xff" + encode(2, 1))
