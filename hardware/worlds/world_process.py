@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.aloha.gripper import GripperCalibration
-from hardware.aloha.rig import BAUD, GRIPPERS, VELOCITY_LIMIT, ArmModel, arm_model
+from hardware.aloha.rig import BAUD, GRIPPERS, ArmModel, arm_model
+from hardware.aloha.virtual import bus_description
 from hardware.dynamixel.control_table import CENTER_TICKS, CURRENT_UNIT_MA, RAD_PER_TICK
+from hardware.dynamixel.process import build
 from hardware.dynamixel.process import run as serve_buses
-from hardware.dynamixel.virtual import VirtualBus, VirtualServo
+from hardware.dynamixel.virtual import VirtualBus
 from hardware.worlds.aloha import CLOSED, SIDES, TIMESTEP_S, AlohaTransferCube
 from hardware.worlds.aloha_servos import ARM_DRIVES, GRIPPER_DRIVE
 from hardware.worlds.command_server import WorldServer
@@ -112,28 +114,15 @@ class _Arm:
         self.model: ArmModel = arm_model(robot.model)
         self.follower = robot.model == "vx300s"
         self.gripper = robot.gripper or GRIPPERS["stanford"][robot.model]
-        rest = (*self.model.sleep, CLOSED if self.follower else self.gripper.joint_open / 2)
-        servos = []
-        for servo in self.model.servos:
-            registers = {
-                "drive_mode": int(servo.reverse),
-                "min_position_limit": servo.min_ticks,
-                "max_position_limit": servo.max_ticks,
-                "velocity_limit": VELOCITY_LIMIT,
-                "return_delay_time": 0,
-            }
-            if servo.shadow_of is not None:
-                registers["secondary_id"] = servo.shadow_of
-            servos.append(
-                VirtualServo(
-                    servo.id,
-                    servo.model,
-                    position_rad=rest[servo.joint],
-                    registers=registers,
-                    external=self.follower,
-                )
-            )
-        self.bus = VirtualBus(servos, robot.baud, usb_latency_s, name=robot.name)
+        description = bus_description(
+            robot.name,
+            self.model,
+            gripper_rad=CLOSED if self.follower else self.gripper.joint_open / 2,
+            baud=robot.baud,
+            usb_latency_s=usb_latency_s,
+            external=self.follower,
+        )
+        self.bus = build(description)
         self.joint_of_row = np.array([servo.joint for servo in self.model.servos])
         self.master_rows = np.array([self.bus.ids.index(s.id) for s in self.model.masters])
         self._last_rows = np.array(
