@@ -36,7 +36,10 @@ TAIL_ROWS = 256  # more rows than one flush writes: older ones are known to be w
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What became of one leftover; ``path`` is None when it held no row and was removed."""
+    """What became of one leftover; ``path`` is None when it held no row and was removed.
+
+    ``problem`` says why it could not be recovered; ``path`` is then where it lies.
+    """
 
     leftover: Path
     path: Path | None
@@ -84,11 +87,17 @@ def recover(path: Path | str) -> Recovery:
 
 
 def recover_all(directory: Path | str) -> list[Recovery]:
-    """Recover every leftover in a directory but those that a living process records."""
+    """Recover every leftover in a directory but those that a living process records.
+
+    Never raises for a single file: what stands in its way is its ``problem``.
+    """
     found = []
     for path in sorted(Path(directory).glob("*.hdf5.*")):
         if path.suffix in (files.PART, files.NEW) and not _is_live(path):
-            found.append(recover(path))
+            try:
+                found.append(recover(path))
+            except (EpisodeError, OSError) as error:
+                found.append(Recovery(path, path, 0, 0, str(error)))
     return found
 
 
@@ -157,21 +166,24 @@ def _whole_rows(file: h5py.File, schema: EpisodeSchema) -> tuple[int, int]:
     whole = file["t_ns"][first:rows] > 0
     if "compress_len" in file:
         whole &= (file["compress_len"][:, first:rows] > 0).all(axis=0)
+    size = Path(file.filename).stat().st_size
     for name in schema.camera_names:
         paths = [image_path(name)]
         if schema.cameras[name].depth:
             paths.append(depth_path(name))
         for path in paths:
             for i in range(rows - first):
-                whole[i] = whole[i] and _has_chunk(file[path], first + i)
+                whole[i] = whole[i] and _has_chunk(file[path], first + i, size)
     bad = np.flatnonzero(~whole)
     return (first + int(bad[0]) if bad.size else rows), max(lengths)
 
 
-def _has_chunk(data: Any, row: int) -> bool:
-    """Whether the chunk of a one-row-a-chunk dataset was written, and lies inside the file."""
+def _has_chunk(data: Any, row: int, size: int) -> bool:
+    """Whether a row with a chunk of its own was written, inside the file of ``size`` bytes."""
     info = data.id.get_chunk_info_by_coord((row,) + (0,) * (data.ndim - 1))
-    return info.byte_offset is not None and info.size > 0
+    if info.byte_offset is None or info.size == 0:
+        return False
+    return bool(info.byte_offset + info.size <= size)
 
 
 def _row_cuts(file: h5py.File, schema: EpisodeSchema, rows: int) -> list[_Cut]:
