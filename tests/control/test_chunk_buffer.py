@@ -188,6 +188,16 @@ def test_after_starving_the_next_chunk_is_met_within_one_row() -> None:
     assert value(buffer.target(150 * MS + 5 * MS)) > 2.0
 
 
+def test_what_went_stale_is_not_revived_by_a_chunk_that_is_yet_to_start() -> None:
+    buffer = ChunkBuffer(1, stale_s=0.1)
+    buffer.put_chunk(chunk(0, [0.0, 1.0]))
+    buffer.target(0)
+    assert buffer.target(300 * MS).target is None
+    buffer.put_chunk(chunk(400, [2.0, 3.0]))
+    assert np.isnan(run(buffer, 305, 400)).all()
+    assert value(buffer.target(400 * MS)) == 2.0
+
+
 def test_a_person_takes_over_from_a_chunk_at_once_and_a_chunk_from_a_person() -> None:
     buffer = ChunkBuffer(1)
     buffer.put_chunk(chunk(0, np.zeros(50)))

@@ -204,6 +204,47 @@ def test_an_arm_does_not_fold_into_itself(guards: Guards) -> None:
     assert guards[0].check(SLEEP, folded, SLEEP)[0] < 1.0
 
 
+def test_nothing_is_free_while_the_other_arm_is_nowhere(guards: Guards) -> None:
+    unknown = np.full(7, np.nan)
+    for target, other in ((HOME, unknown), (unknown, HOME)):
+        free, distance = guards[0].check(SLEEP, target, other)
+        assert free == 0.0
+        assert math.isnan(distance)
+
+
+def test_forearms_keep_1_5_cm_apart_where_no_finger_is_near(
+    guards: Guards, witness: Witness
+) -> None:
+    folded = REACHING.copy()
+    folded[4] = -1.8  # hands up: the forearms meet first
+    start = HOME.copy()
+    start[4] = -1.8
+    witness.pose(folded, folded)
+    assert witness.between(witness.hard["left"], witness.hard["right"]) < -0.03
+    cell = Cell(guards, start, start)
+    for tick in range(400):
+        cell.step(folded, folded)
+        if tick % 5 == 0:
+            witness.pose(*cell.sent)
+            apart = witness.between(witness.hard["left"], witness.hard["right"])
+            assert apart > 0.010  # 5 mm of the 15 for the tick that each sees the other late
+    assert 0.010 < apart < 0.030
+    assert cell.differences[0] & Difference.COLLISION
+
+
+def test_a_hand_on_edge_keeps_1_cm_above_the_table(guards: Guards, witness: Witness) -> None:
+    on_edge = np.array([0.0, 0.9, 0.2, 0.0, -1.1, 1.57, 0.5])  # the gripper's bar upright
+    cell = Cell(guards, HOME, HOME)
+    for tick in range(400):
+        cell.step(on_edge, None)
+        if tick % 5 == 0:
+            witness.pose(*cell.sent)
+            above = witness.between(witness.hard["left"], [witness.table])
+            assert above > 0.0099
+    assert above < 0.030
+    assert witness.between(witness.fingers["left"], [witness.table]) > 0.02
+
+
 # -- what it lets go -----------------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ class Referee:
 
 
 def target_of(
-    random: np.random.Generator, safety: SafetyFilter, kind: str, last: Array
+    random: np.random.Generator, safety: SafetyFilter, kind: str, last: Array, aim: Array
 ) -> Array | None:
     if kind == "far":
         return random.uniform(-5.0, 5.0, 7)
@@ -106,6 +106,9 @@ def target_of(
         return safety.position + random.normal(0.0, 0.1, 7)
     if kind == "onward":
         return last + random.normal(0.0, 0.02, 7)
+    if kind == "charge":  # as fast as is feasible, and straight on at the limits
+        speed = np.clip(safety.velocity + 0.99 * ACCELERATION * DT * aim, -VELOCITY, VELOCITY)
+        return safety.position + speed * DT
     if kind == "same":
         return last
     if kind == "nan":
@@ -119,11 +122,23 @@ def target_of(
     return None
 
 
-KINDS = ["far", "corner", "beside", "onward", "same", "nan", "inf", "huge", "shape", "none"]
+KINDS = [
+    "far",
+    "corner",
+    "beside",
+    "onward",
+    "charge",
+    "same",
+    "nan",
+    "inf",
+    "huge",
+    "shape",
+    "none",
+]
 
 asked = st.tuples(
     st.sampled_from(KINDS),
-    st.integers(1, 12),  # ticks that this goes on
+    st.integers(1, 40),  # ticks that this goes on
     st.floats(0.2, 5.0),  # dt over nominal
     st.sampled_from([1.0, 1.0, 1.0, 0.3, 0.0, 2.0, math.nan]),  # speed scale
     st.sampled_from([None, None, 1.0, 0.4, 0.0, -1.0, math.nan]),  # what the guard says is free
@@ -145,8 +160,9 @@ def check_limits(
     for kind, ticks, stretch, scale, free in stream:
         dt = DT * stretch
         guard = None if free is None else always(free)
+        aim = random.choice([-1.0, 1.0], 7)
         for _ in range(ticks):
-            target = target_of(random, safety, kind, last)
+            target = target_of(random, safety, kind, last, aim)
             if (
                 isinstance(target, np.ndarray)
                 and target.shape == (7,)
@@ -161,7 +177,7 @@ stream_strategy = {
     "seed": st.integers(0, 2**32 - 1),
     "start_outside": st.booleans(),
     "max_step": st.sampled_from([0.5, 100.0]),
-    "stream": st.lists(asked, min_size=1, max_size=10),
+    "stream": st.lists(asked, min_size=1, max_size=6),
 }
 quiet = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
@@ -461,6 +477,21 @@ def test_a_leader_faster_than_the_follower_is_followed_not_refused() -> None:
     for _ in range(200):
         result = safety.step(target, DT)
     np.testing.assert_allclose(result.sent, target, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("interruption", [None, np.full(7, np.nan)])
+def test_after_an_interruption_a_leader_that_is_far_ahead_must_come_back(
+    interruption: Array | None,
+) -> None:
+    safety = at_rest()
+    target = HOME.copy()
+    for _ in range(90):
+        target[0] += 6.0 * DT
+        result = safety.step(target, DT)
+    assert target[0] - result.sent[0] > 0.6
+    safety.step(interruption, DT)
+    assert not safety.engaged
+    assert safety.step(target, DT).difference == Difference.REENGAGE
 
 
 def test_a_leader_beyond_the_followers_range_is_held_at_the_limit_and_stays_engaged() -> None:
