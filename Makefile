@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The policy extra (torch) is left out: nothing that `make` runs needs it.
 EXTRAS := aloha,realsense,cameras,sim,collect,web,dev
+LIBRARIES := gl usb
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
@@ -27,8 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 system-check:
-	@scripts/system-packages gl
+	@scripts/system-packages $(LIBRARIES)
 
+demo: LIBRARIES := gl
 demo: system-check $(STAMP) ## a virtual ALOHA station records three episodes (under two minutes)
 	$(BIN)/robot-stack demo
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from robot_stack import __version__
-from robot_stack.errors import MissingDependencyError, RobotStackError
+from robot_stack.errors import RobotStackError
 
 __all__ = ["SUBCOMMANDS", "LazyParser", "build_parser", "main"]
 
@@ -126,24 +126,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
-        missing = _missing_dependency(error)
+        from robot_stack.registry import missing_dependency
+
+        missing = missing_dependency("this command", error)
         if missing is None:
             raise
         print(f"error: {missing}", file=sys.stderr)
         return 1
-
-
-def _missing_dependency(error: ImportError) -> MissingDependencyError | None:
-    """The command that installs what an import lacked; None when it is no package of an extra."""
-    from robot_stack.registry import EXTRAS
-
-    package = (error.name or "").partition(".")[0]
-    extra = EXTRAS.get(package)
-    if extra is None:
-        return None
-    return MissingDependencyError(
-        f"this command needs the package {package!r}: pip install 'robot-stack[{extra}]'"
-    )
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ def device_checks(station: Station | None) -> Iterator[Check]:
         try:
             yield from registry.load("doctor", name)(station)
         except MissingDependencyError as error:
-            text, _, mend = str(error).partition(": ")
+            text, _, mend = str(error).rpartition(": ")
             yield Check(name, "warn" if station is None else "fail", text, mend)
         except RobotStackError as error:
             yield Check(name, "fail", str(error), "mend the station file")

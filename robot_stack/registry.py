@@ -12,7 +12,7 @@ from typing import Any
 
 from robot_stack.errors import MissingDependencyError, RegistryError
 
-__all__ = ["REGISTRY", "load", "names"]
+__all__ = ["EXTRAS", "REGISTRY", "load", "missing_dependency", "names"]
 
 REGISTRY: dict[str, dict[str, str]] = {
     "robot": {
@@ -53,6 +53,13 @@ EXTRAS = {
     "torch": "policy",
 }
 
+# Debian's package of a system library that a wheel expects.
+SYSTEM_PACKAGES = {
+    "libusb-1.0": "libusb-1.0-0",
+    "libEGL": "libegl1",
+    "libGL": "libgl1",
+}
+
 
 def names(kind: str) -> list[str]:
     """All names of a kind, built in and from entry points."""
@@ -76,10 +83,25 @@ def load(kind: str, name: str) -> Any:
     module, _, attribute = row.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
+    except ImportError as error:
+        missing = missing_dependency(f"{kind} {name!r}", error)
+        if missing is None:
             raise
-        raise MissingDependencyError(
-            f"{kind} {name!r} needs the package {error.name!r}: pip install 'robot-stack[{extra}]'"
-        ) from error
+        raise missing from error
+
+
+def missing_dependency(who: str, error: ImportError) -> MissingDependencyError | None:
+    """What ``who`` lacks and the command that installs it; None when it is no extra's package."""
+    package = (error.name or "").partition(".")[0]
+    extra = EXTRAS.get(package)
+    if extra is None:
+        return None
+    if isinstance(error, ModuleNotFoundError):
+        return MissingDependencyError(
+            f"{who} needs the package {package!r}: pip install 'robot-stack[{extra}]'"
+        )
+    library = next((lib for lib in SYSTEM_PACKAGES if lib in str(error)), None)
+    mend = f"sudo apt-get install -y {SYSTEM_PACKAGES[library]}" if library else "reinstall it"
+    return MissingDependencyError(
+        f"{who} needs the package {package!r}, which does not load ({error}): {mend}"
+    )

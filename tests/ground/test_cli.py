@@ -147,6 +147,17 @@ def test_a_missing_extra_is_named_with_its_command(
     assert "pip install 'robot-stack[realsense]'" in capsys.readouterr().err
 
 
+def test_a_missing_system_library_is_named_with_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "libusb-1.0.so.0: cannot open shared object file: No such file or directory"
+    command(tmp_path, monkeypatch, f"raise ImportError('{text}', name='pyrealsense2.core')")
+    assert cli.main(["probe"]) == 1
+    error = capsys.readouterr().err
+    assert "'pyrealsense2', which does not load (libusb-1.0.so.0: cannot open" in error
+    assert error.endswith(": sudo apt-get install -y libusb-1.0-0\n")
+
+
 def test_our_errors_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
