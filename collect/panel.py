@@ -21,6 +21,8 @@ KEY_HELP = (
     ("r", "record again"),
     ("q", "quit"),
 )
+BORDERS = 2
+KEY_LINES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,9 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     for i, name in enumerate(columns):
         left = i == 0 or name in ("state", "")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "")
+        table.add_column(
+            name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis"
+        )
     return table
 
 
@@ -102,7 +106,7 @@ def _headline(now: Snapshot) -> Text:
         "saving": ("bold black on yellow", " … SAVING "),
     }.get(now.state, ("bold white on blue", " ■ IDLE "))
     minutes, seconds = divmod(now.seconds, 60)
-    line = Text(mark, style=style)
+    line = Text(no_wrap=True, overflow="ellipsis").append(mark, style=style)
     line.append(f"  {now.episode}", style="bold")
     if now.state != "idle":
         line.append(f"   {int(minutes):02d}:{seconds:04.1f}", style="bold")
@@ -170,20 +174,41 @@ def _facts(now: Snapshot) -> Table:
     return facts
 
 
-def render(now: Snapshot) -> RenderableType:
-    """The whole panel."""
+def _keys() -> Table:
+    """The keys in one line, or in as many as it takes."""
     keys = Text()
-    for key, meaning in KEY_HELP:
+    for i, (key, meaning) in enumerate(KEY_HELP):
+        keys.append("  " if i else "")
         keys.append(f" {key} ", style="reverse")
-        keys.append(f" {meaning}  ")
-    parts: list[RenderableType] = [_headline(now), Text()]
+        keys.append(f" {meaning}")
+    grid = Table.grid()
+    grid.add_row(keys)
+    return grid
+
+
+def render(now: Snapshot, height: int | None = None) -> RenderableType:
+    """The whole panel. With ``height`` (lines) it gives up air, then older messages, to fit."""
+    blocks: list[RenderableType] = [_headline(now)]
+    lines = [1]
     if now.robots:
-        parts += [_robots(now), Text()]
+        blocks.append(_robots(now))
+        lines.append(len(now.robots) + 1)
     if now.cameras:
-        parts += [_cameras(now), Text()]
-    parts += [_facts(now), Text()]
-    parts += [Text(text, style=style) for style, text in now.messages]
-    parts += [Text(), keys]
+        blocks.append(_cameras(now))
+        lines.append(len(now.cameras) + 1)
+    blocks.append(_facts(now))
+    lines.append(4)  # two facts; narrow terminals wrap the first one
+    left = None if height is None else height - BORDERS - sum(lines) - KEY_LINES
+    messages = now.messages[-max(left, 1) :] if left is not None else now.messages
+    airy = left is None or left >= len(messages) + len(blocks) + 1
+    blocks.append(
+        Group(*(Text(text, style, no_wrap=True, overflow="ellipsis") for style, text in messages))
+    )
+    parts: list[RenderableType] = []
+    for block in [*blocks, _keys()]:
+        if parts and airy:
+            parts.append(Text())
+        parts.append(block)
     title = f"{now.station} · {now.task}" if now.task else now.station
     who = f"operator {now.operator} · " if now.operator else ""
     return Panel(

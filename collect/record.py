@@ -156,7 +156,8 @@ class Screen:
             snapshot = self.session.snapshot(self.wanted)
             if saving:
                 snapshot = dataclasses.replace(snapshot, state="saving")
-            self.live.update(render(snapshot), refresh=True)
+            panel = render(snapshot, self.console.size.height)
+            self.live.update(panel, refresh=True)
 
     def refresh(self) -> None:
         """Draw when it is time to."""
