@@ -184,10 +184,11 @@ def virtual_station(
     guard: bool = False,
     serve: bool = True,
     changes: Mapping[str, Any] | None = None,
+    each: Mapping[str, Any] | None = None,
 ) -> Iterator[VirtualStation]:
     """A station named ``v`` with the given arms (name to model), up and disarmed.
 
-    ``changes`` are merged over the station file's top level.
+    ``changes`` are merged over the station file's top level, ``each`` over every robot's section.
     """
     directory = Path(tempfile.mkdtemp(prefix="rs-", dir="/dev/shm"))
     before = os.environ.get("ROBOT_STACK_RUNTIME")
@@ -197,6 +198,8 @@ def virtual_station(
     try:
         file = directory / "station.yaml"
         description = _description(robots, baud, rate_hz, guard)
+        for row in description["robots"].values():
+            row.update(each or {})
         description["recording"] = {"group": "followers", "directory": str(directory / "episodes")}
         file.write_text(yaml.safe_dump({**description, **(changes or {})}))
         tty = directory / "v" / "tty"

@@ -27,6 +27,7 @@ __all__ = [
     "Station",
     "StopDeviceConfig",
     "TeleopConfig",
+    "WorkspaceConfig",
     "WorldSection",
     "load_station",
     "parse",
@@ -64,6 +65,25 @@ class Section(Mapping[str, Any]):
 
 
 @dataclass(frozen=True)
+class WorkspaceConfig:
+    """Where a robot's fingertips may be: a box in its base frame, metres; null leaves a side open.
+
+    Motion slows within ``slow_m`` of a wall and ends at it.
+    """
+
+    lower: tuple[float | None, ...]
+    upper: tuple[float | None, ...]
+    slow_m: float = within(0.001, 1.0, "m", default=0.05)
+
+    def __post_init__(self) -> None:
+        if len(self.lower) != 3 or len(self.upper) != 3:
+            raise ValueError("lower and upper are each three numbers (x, y, z), null for open")
+        for low, high in zip(self.lower, self.upper, strict=True):
+            if low is not None and high is not None and not low < high:
+                raise ValueError(f"lower {low} must be below upper {high}")
+
+
+@dataclass(frozen=True)
 class RobotConfig:
     """One robot (an arm with its gripper, leader or follower): one arm process."""
 
@@ -72,6 +92,7 @@ class RobotConfig:
     priority: int = within(1, 98, "", default=50)
     cpu: int | None = within(0, 1023, "", default=None)
     falls: bool = True
+    workspace: WorkspaceConfig | None = None
     options: Section = field(default_factory=lambda: Section({}, "", 0, {}))
     name: str = ""
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_stack.safety.limits import ForwardKinematics
 from robot_stack.spec import CameraSpec, RobotSpec
 from robot_stack.types import Frame, RobotState
 
@@ -62,6 +63,9 @@ class Robot(Device, Protocol):
     ) -> NDArray[np.float64]:
         """Targets (H, dof), ``dt_s`` apart, that move from ``start`` to a named pose of the spec
         without hitting the robot's own cell. Works before ``connect``."""
+
+    def forward_kinematics(self) -> ForwardKinematics:
+        """A function of joints (dof,) to the fingertips' position (3,) in m in the base frame."""
 
     def held(self) -> NDArray[np.float64]:
         """The target that the device itself now holds (its goal registers), for a restart that

@@ -26,6 +26,7 @@ from hardware.dynamixel.bus import BusState, DynamixelBus
 from hardware.dynamixel.control_table import OperatingMode
 from robot_stack.config import RobotConfig, Station
 from robot_stack.errors import BusError, DeviceError
+from robot_stack.safety.limits import ForwardKinematics
 from robot_stack.spec import RobotSpec
 from robot_stack.types import RobotState
 
@@ -293,6 +294,12 @@ class AlohaArm:
         the arm off the table; the gripper stays as it is."""
         way = trajectory.home if pose == "home" else trajectory.sleep
         return way(self._spec, start, dt_s)
+
+    def forward_kinematics(self) -> ForwardKinematics:
+        """Joints (7,) to the fingertips (3,) in m in the base frame, by gym-aloha's model."""
+        from hardware.worlds.collision import end_effector  # MuJoCo: only where a box is asked for
+
+        return end_effector("left")
 
     # -- torque ------------------------------------------------------------------------------
 

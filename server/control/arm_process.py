@@ -24,6 +24,7 @@ from robot_stack.interfaces import CollisionGuard, Robot
 from robot_stack.realtime import Rate, setup
 from robot_stack.records import OrderKind, orders_path, ring_path, tick_record
 from robot_stack.safety.filter import SafetyFilter
+from robot_stack.safety.limits import WorkspaceBox
 from robot_stack.shared_memory import Flag, Ring, RingWriter
 from robot_stack.types import Difference, Lifecycle, RobotState, Source, StopCategory
 
@@ -59,7 +60,7 @@ class ArmProcess:
         self.rate_hz = self.config.rate_hz or self.robot.rate_hz
         self.period_s = 1.0 / self.rate_hz
         dof = self.spec.dof
-        self.filter = SafetyFilter(self.spec, self.period_s)
+        self.filter = SafetyFilter(self.spec, self.period_s, workspace=self._workspace())
         self.buffer = ChunkBuffer(dof, stale_s=self.group.stale_s)
         self.inbox = Inbox(station.station, self.group.name, slice(start, start + dof), self.buffer)
         peers = [robot for robot in self.group.robots if robot != name]
@@ -111,6 +112,17 @@ class ArmProcess:
                 "units": [joint.unit for joint in self.spec.joints],
                 "rate_hz": self.rate_hz,
             },
+        )
+
+    def _workspace(self) -> WorkspaceBox | None:
+        box = self.config.workspace
+        if box is None:
+            return None
+        return WorkspaceBox(
+            self.robot.forward_kinematics(),
+            [-math.inf if side is None else side for side in box.lower],
+            [math.inf if side is None else side for side in box.upper],
+            box.slow_m,
         )
 
     # -- the loop ----------------------------------------------------------------------------
