@@ -11,8 +11,7 @@ import numpy as np
 from collect import jpeg
 from collect.alignment import FrameAssigner
 from collect.rings import FrameRef, RingFollower
-from robot_stack.episode import PackedDepth, pack_depth
-from robot_stack.episode.writer import Image
+from robot_stack.episode import Image, PackedDepth, pack_depth
 from robot_stack.records import ring_path
 from robot_stack.spec import CameraSpec
 

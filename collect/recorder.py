@@ -23,7 +23,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from collect.channels import CameraChannel
-from collect.recorder_config import RecordedRobot, RecorderConfig, describe, schema_of, software
+from collect.recorder_config import (
+    RecordedRobot,
+    RecorderConfig,
+    describe,
+    refuse_mismatch,
+    schema_of,
+    software,
+)
+from collect.recorder_stats import RateMeter, RecorderStats
 from collect.rings import RingFollower
 from collect.rows import RowBuilder
 from collect.space import SpaceGuard, free_bytes
@@ -42,7 +50,6 @@ __all__ = [
 ]
 
 HISTORY_TICKS = 64  # enough for the state before row 0 at any loop rate
-RATE_WINDOW_NS = 1_000_000_000
 FLUSH_NS = 100_000_000
 SYNC_NS = 1_000_000_000
 DRAIN_S = 2.0  # longer than any encoder backlog that the rings can hold
@@ -58,27 +65,6 @@ class SavedEpisode:
     ended: str
     frames: Mapping[str, Mapping[str, float]]
     save_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class RecorderStats:
-    """For a live panel. ``hz`` over the last second and ``age_ms`` of the newest record are by
-    ``robot NAME``, ``camera NAME`` and ``world``, NaN before there are any; ``frames`` by camera,
-    as in ``channels.FrameCounts``. ``row_delay_ms`` is how far the file lags behind now.
-    """
-
-    recording: bool
-    path: Path | None
-    rows: int
-    seconds: float
-    hz: Mapping[str, float]
-    age_ms: Mapping[str, float]
-    frames: Mapping[str, Mapping[str, float]]
-    encoder_backlog: int
-    row_delay_ms: float
-    file_bytes: int
-    mb_per_s: float
-    free_bytes: int
 
 
 def prioritise() -> bool:
@@ -119,7 +105,7 @@ class Recorder:
         }
         self._world = RingFollower(ring_path(config.station, "world", "world"))
         self._software = software()
-        self._rates: dict[str, tuple[int, int, float]] = {}
+        self._rates = RateMeter()
         self._disk = (0, 0, 0.0)  # time, bytes, MB/s
         self._writer: EpisodeWriter | None = None
 
@@ -202,20 +188,9 @@ class Recorder:
                 f"nothing comes from {', '.join(missing)}; start the station "
                 "(`robot-stack serve`) and see `robot-stack status`"
             )
-        for robot in self.config.robots:
-            ring = self._robots[robot.name].ring
-            if ring is not None and ring.dtype["q"].shape != (robot.spec.dof,):
-                raise EpisodeError(
-                    f"robot {robot.name} has {ring.dtype['q'].shape[0]} joints where "
-                    f"{robot.spec.dof} were configured; is it another station file?"
-                )
-        for name, channel in self._cameras.items():
-            ring, spec = channel.follower.ring, channel.spec
-            if ring is not None and ring.dtype["image"].shape != (spec.height, spec.width, 3):
-                raise EpisodeError(
-                    f"camera {name} sends images of shape {ring.dtype['image'].shape} where "
-                    f"{(spec.height, spec.width, 3)} was configured; is it another station file?"
-                )
+        rings = {name: f.ring for name, f in self._robots.items() if f.ring is not None}
+        rings |= {n: c.follower.ring for n, c in self._cameras.items() if c.follower.ring}
+        refuse_mismatch(self.config, rings)
 
     def event(self, kind: str, text: str) -> None:
         """Put a remark into the episode, stamped now."""
@@ -378,7 +353,7 @@ class Recorder:
             path=writer.path if writer else None,
             rows=writer.rows if writer else 0,
             seconds=(now - self._start_ns) / 1e9 if writer else 0.0,
-            hz={name: self._rate(name, f.count, now) for name, f in followers.items()},
+            hz={name: self._rates.of(name, f.count, now) for name, f in followers.items()},
             age_ms={name: (a - b) / 1e6 if b >= 0 else math.nan for name, (a, b) in ages.items()},
             frames={name: channel.counts.to_dict() for name, channel in self._cameras.items()},
             encoder_backlog=sum(channel.backlog for channel in self._cameras.values()),
@@ -387,14 +362,6 @@ class Recorder:
             mb_per_s=self._disk[2] if writer else 0.0,
             free_bytes=free_bytes(self.directory),
         )
-
-    def _rate(self, name: str, count: int, now: int) -> float:
-        since, before, rate = self._rates.get(name, (0, 0, math.nan))
-        if now - since >= RATE_WINDOW_NS:
-            if since and count >= before:
-                rate = (count - before) / (now - since) * 1e9
-            self._rates[name] = (now, count, rate)
-        return rate
 
     def close(self) -> None:
         """End the process's part; an episode that is being recorded is saved as it is."""

@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robot_stack.episode import EpisodeMetadata, EpisodeSchema, ImageLayout, RobotLayout
+from robot_stack.errors import EpisodeError
+from robot_stack.shared_memory import Ring
 from robot_stack.spec import CameraSpec, RobotSpec
 
-__all__ = ["RecordedRobot", "RecorderConfig", "describe", "schema_of", "software"]
+__all__ = [
+    "RecordedRobot",
+    "RecorderConfig",
+    "describe",
+    "refuse_mismatch",
+    "schema_of",
+    "software",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,25 @@ def schema_of(config: RecorderConfig, env_dim: int) -> EpisodeSchema:
         sim=config.world,
         env_dim=env_dim,
     )
+
+
+def refuse_mismatch(config: RecorderConfig, rings: Mapping[str, Ring]) -> None:
+    """EpisodeError when a ring (by robot or camera name) is not of the configured shape."""
+    for robot in config.robots:
+        ring = rings.get(robot.name)
+        if ring is not None and ring.dtype["q"].shape != (robot.spec.dof,):
+            raise EpisodeError(
+                f"robot {robot.name} has {ring.dtype['q'].shape[0]} joints where "
+                f"{robot.spec.dof} were configured; is it another station file?"
+            )
+    for name, spec in config.cameras.items():
+        ring = rings.get(name)
+        shape = (spec.height, spec.width, 3)
+        if ring is not None and ring.dtype["image"].shape != shape:
+            raise EpisodeError(
+                f"camera {name} sends images of shape {ring.dtype['image'].shape} where {shape} "
+                "was configured; is it another station file?"
+            )
 
 
 def describe(

@@ -13,7 +13,8 @@ from robot_stack.episode.layout import EpisodeSchema, ImageLayout, RobotLayout
 from robot_stack.episode.metadata import EpisodeMetadata
 from robot_stack.episode.reader import Decode, Episode, Event, relabel
 from robot_stack.episode.recover import Recovery, recover, recover_all
-from robot_stack.episode.writer import EpisodeWriter, PackedDepth, Row, pack_depth
+from robot_stack.episode.row import Image, PackedDepth, Row, pack_depth
+from robot_stack.episode.writer import EpisodeWriter
 
 __all__ = [
     "Decode",
@@ -22,6 +23,7 @@ __all__ = [
     "EpisodeSchema",
     "EpisodeWriter",
     "Event",
+    "Image",
     "ImageLayout",
     "PackedDepth",
     "Problem",

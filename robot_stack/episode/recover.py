@@ -125,6 +125,7 @@ def _is_live(path: Path) -> bool:
 
 def _repair(path: Path, fd: int) -> tuple[int, int]:
     """(rows kept, rows dropped) after making the file readable and of one length."""
+    os.ftruncate(fd, os.fstat(fd).st_size)  # give back what was reserved beyond the end
     superblock.mark_closed(fd)
     with h5py.File(path, "r", locking=False) as file:
         schema = read_schema(file)

@@ -8,18 +8,15 @@ columns in batches, so memory does not grow with the length of the episode.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import time
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from robot_stack.episode import files
 from robot_stack.episode.digest import ContentHash, combine
@@ -44,62 +41,15 @@ from robot_stack.episode.metadata import (
     write_next,
 )
 from robot_stack.episode.padding import pad_chunk
+from robot_stack.episode.row import PackedDepth, Row, pack_depth
 from robot_stack.errors import EpisodeError
 
-__all__ = ["FLUSH_NS", "EpisodeWriter", "Image", "PackedDepth", "Row", "pack_depth"]
+__all__ = ["FLUSH_NS", "EpisodeWriter"]
 
 FLUSH_NS = 100_000_000
 CHUNK_CACHE_BYTES = 65536  # HDF5's default of 8 MiB a dataset would fill up over a long recording
 # Files that HDF5 1.10 and later read; its newest format would shut out the readers in use.
 LIBVER = ("v110", "v110")
-
-Image = bytes | NDArray[np.uint8]
-
-
-@dataclass(slots=True)
-class Row:
-    """One control step. D joints; what is not given is unknown (NaN, -1).
-
-    ``images`` maps each camera to RGB uint8 (H, W, 3) in a raw episode, or to JPEG bytes;
-    ``depth`` to uint16 (H, W) or what ``pack_depth`` made of it. ``state_t_ns`` has one entry a
-    robot in the rows.
-    """
-
-    t_ns: int
-    qpos: ArrayLike
-    action: ArrayLike
-    images: Mapping[str, Image] = field(default_factory=dict)
-    frame_t_ns: Mapping[str, int] = field(default_factory=dict)
-    frame_seq: Mapping[str, int] = field(default_factory=dict)
-    depth: Mapping[str, NDArray[np.uint16] | PackedDepth] = field(default_factory=dict)
-    qvel: ArrayLike = np.nan
-    effort: ArrayLike = np.nan
-    action_sent: ArrayLike = np.nan
-    state_t_ns: ArrayLike = -1
-    source: int = 0
-    token: int = -1
-    takeover_id: int = -1
-    chunk_id: int = -1
-    chunk_index: int = -1
-    difference: int = 0
-    reward: float = float("nan")
-    terminated: bool = False
-    truncated: bool = False
-    env_state: ArrayLike = np.nan
-    env_t_ns: int = -1
-
-
-class PackedDepth(NamedTuple):
-    """A depth image as it lies in the file (a zlib stream), and the SHA-256 of its pixels."""
-
-    data: bytes
-    digest: bytes
-
-
-def pack_depth(depth: NDArray[np.uint16]) -> PackedDepth:
-    """Compress a depth image (H, W). Costs milliseconds, without the GIL: for a worker thread."""
-    pixels = np.ascontiguousarray(depth, "<u2")
-    return PackedDepth(zlib.compress(pixels.data, 1), hashlib.sha256(pixels.data).digest())
 
 
 class EpisodeWriter:

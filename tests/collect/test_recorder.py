@@ -16,8 +16,11 @@ import numpy as np
 import pytest
 
 from collect import jpeg
+from collect.channels import encode_shot
+from collect.rings import FrameRef
 from robot_stack.episode import Episode, check, recover_all
 from robot_stack.errors import EpisodeError
+from robot_stack.shared_memory import Ring
 from robot_stack.spec import CameraSpec
 from robot_stack.types import Difference, Source
 from tests.collect.live_rings import TICK_NS, Cell, pictured
@@ -50,6 +53,11 @@ def errors(path: Path) -> list[str]:
     return [problem.message for problem in check(path) if problem.severity == "error"]
 
 
+def unused(path: Path) -> int:
+    """Bytes that are reserved on the disk beyond the end of a file."""
+    return path.stat().st_blocks * 512 - path.stat().st_size
+
+
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
 def test_rows_hold_states_actions_and_every_frame(
     make_cell: Callable[..., Cell], encoding: str
@@ -59,6 +67,7 @@ def test_rows_hold_states_actions_and_every_frame(
     cell.run(0.8)
     saved = cell.stop(success=True, labeller="test")
     assert saved.path.name == "episode_0.hdf5"
+    assert unused(saved.path) < 1 << 20
     assert errors(saved.path) == []
     with Episode.open(saved.path) as episode:
         t = episode.t_ns
@@ -259,6 +268,28 @@ def test_frames_that_a_ring_overwrote_are_counted_as_lost(make_cell: Callable[..
     assert any("lost" in problem.message for problem in check(saved.path))
 
 
+def test_a_frame_overwritten_while_it_is_encoded_is_not_stored(
+    make_cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = make_cell(HIGH).cameras["cam_high"]
+    camera.ring.close()
+    camera.slots = 2
+    camera.ring = camera.open()
+    camera.advance(camera.next_ns)
+    with Ring(camera.path) as ring:
+        ref = FrameRef(ring, 0, int(ring.view(0)["t_ns"]), 0)
+        assert encode_shot(ref, 90, 9000, depth=False) is not None
+        encode = jpeg.encode_within
+
+        def slow(*args: Any) -> Any:
+            found = encode(*args)
+            camera.advance(camera.next_ns + 3 * camera.period_ns)  # the writer laps the reader
+            return found
+
+        monkeypatch.setattr(jpeg, "encode_within", slow)
+        assert encode_shot(ref, 90, 9000, depth=False) is None
+
+
 def test_discard_removes_the_take_and_its_number_is_used_again(
     make_cell: Callable[..., Cell],
 ) -> None:
@@ -415,6 +446,7 @@ def test_killed_recorder_is_recovered_by_the_next(tmp_path: Path) -> None:
     (recovery,) = recover_all(directory)
     assert recovery.problem is None
     assert recovery.path is not None
+    assert unused(recovery.path) < 1 << 20
     assert errors(recovery.path) == []
     with Episode.open(recovery.path) as episode:
         assert episode.metadata.ended == "recovered"

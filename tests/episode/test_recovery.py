@@ -16,7 +16,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from robot_stack.episode import Episode, check, recover, recover_all, superblock
+from robot_stack.episode import (
+    Episode,
+    EpisodeSchema,
+    RobotLayout,
+    Row,
+    check,
+    recover,
+    recover_all,
+    superblock,
+)
 from robot_stack.errors import EpisodeError
 from tests.episode.made import begin, fill, make, pixels, row, schema
 
@@ -131,6 +140,23 @@ def test_rows_that_were_counted_but_not_written_are_cut(tmp_path: Path) -> None:
     with Episode.open(path) as episode:
         assert len(episode.log("left")) == 400
         assert len(episode.events) == 1
+
+
+def test_rows_without_a_time_are_cut_where_no_camera_tells(tmp_path: Path) -> None:
+    s = EpisodeSchema(robots=(RobotLayout("left", ("a", "b")),), cameras={})
+    writer = begin(tmp_path / "episode_0.hdf5", s)
+    for i in range(30):
+        writer.append(Row(t_ns=1 + i * 20_000_000, qpos=[i, i], action=[i, i], state_t_ns=[1]))
+    writer.finalise().rename(tmp_path / "episode_0.hdf5.part")
+    with h5py.File(tmp_path / "episode_0.hdf5.part", "r+", libver=("v110", "v110")) as file:
+
+        def stretch(name: str, node: object) -> None:
+            if isinstance(node, h5py.Dataset) and node.shape[0] == 30:
+                node.resize(32, 0)
+
+        file.visititems(stretch)
+    found = recover(tmp_path / "episode_0.hdf5.part")
+    assert (found.rows, found.dropped_rows) == (30, 2)
 
 
 @settings(
