@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,12 +18,12 @@ import numpy as np
 from hardware.cameras.test_pattern import TestPatternCamera
 from robot_stack.realtime import setup, sleep_until
 from robot_stack.records import frame_record, ring_path, tick_record
-from robot_stack.shared_memory import RingWriter
+from robot_stack.shared_memory import RingWriter, runtime_dir
 from robot_stack.spec import CameraSpec, JointSpec, RobotSpec
 from robot_stack.types import Lifecycle, Source
 from server.control.camera_process import ring_slots
 
-__all__ = ["ARM", "Cameras", "arms", "camera_specs", "run_arms", "spawn", "stop"]
+__all__ = ["ARM", "Cameras", "arms", "camera_specs", "run_arms", "spawn", "station", "stop"]
 
 ARM_HZ = 500.0
 ARM_SECONDS = 30.0  # history in the ring, as a real arm process keeps it
@@ -131,19 +132,29 @@ def arms(station: str, names: Sequence[str], hz: float = ARM_HZ) -> Iterator[Non
         stop([process])
 
 
+@contextmanager
+def station(kind: str) -> Iterator[str]:
+    """The name of a station of this process alone; its shared memory is removed in the end."""
+    name = f"bench-{kind}-{os.getpid()}"
+    try:
+        yield name
+    finally:
+        shutil.rmtree(runtime_dir(name))
+
+
 class Cameras:
     """Test-pattern cameras in processes of their own, of ``limit`` frames each.
 
     They are ready when the block is entered, and produce once ``start`` says when frame 0 is due.
     """
 
-    def __init__(self, station: str, specs: Sequence[CameraSpec], limit: int) -> None:
+    def __init__(self, name: str, specs: Sequence[CameraSpec], limit: int) -> None:
         self._pipes = []
         self.processes = []
         for spec in specs:
             here, there = multiprocessing.get_context("spawn").Pipe()
             self._pipes.append(here)
-            self.processes.append(spawn(_run_camera, station, spec, limit, there))
+            self.processes.append(spawn(_run_camera, name, spec, limit, there))
             there.close()
 
     def __enter__(self) -> Self:

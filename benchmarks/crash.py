@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._producers import ARM, ARM_HZ, Cameras, arms, camera_specs
+from benchmarks._producers import ARM, ARM_HZ, Cameras, arms, camera_specs, station
 from benchmarks._syscalls import run_traced
 from collect import jpeg
 from collect.recorder import RecordedRobot, Recorder, RecorderConfig, prioritise
@@ -309,20 +309,23 @@ class Range:
 @contextmanager
 def shooting_range(directory: Path, cameras: int = 2) -> Iterator[Range]:
     """Arms and cameras that run while the block does."""
-    station = f"bench-crash-{os.getpid()}"
     specs = camera_specs(cameras, HEIGHT, WIDTH, FPS)
     limit = 1 << 30
-    with arms(station, ROBOTS), Cameras(station, list(specs.values()), limit) as running:
+    with (
+        station("crash") as name,
+        arms(name, ROBOTS),
+        Cameras(name, list(specs.values()), limit) as running,
+    ):
         start = time.monotonic_ns()
         running.start([start + round(i * 1e9 / FPS / cameras) for i in range(cameras)])
-        for name in ROBOTS:
-            wait_for(ring_path(station, "arm", name), 30)
+        for arm in ROBOTS:
+            wait_for(ring_path(name, "arm", arm), 30)
         deadline = time.monotonic() + 30
-        for name in specs:
-            ring = Ring(ring_path(station, "camera", name))
-            while ring.count < 2 * FPS and time.monotonic() < deadline:
-                time.sleep(0.02)
-        yield Range(station, directory, specs)
+        for camera in specs:
+            with Ring(ring_path(name, "camera", camera)) as ring:
+                while ring.count < 2 * FPS and time.monotonic() < deadline:
+                    time.sleep(0.02)
+        yield Range(name, directory, specs)
 
 
 def enumerate_points(counts: Counter[Phase], total: int, recoveries: int) -> list[Point]:

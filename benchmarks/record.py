@@ -24,12 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._producers import ARM, Cameras, arms, camera_specs, spawn, stop
+from benchmarks._producers import ARM, Cameras, arms, camera_specs, spawn, station, stop
 from collect import jpeg
 from collect.recorder import RecordedRobot, Recorder, RecorderConfig, prioritise
 from hardware.cameras.test_pattern import PatternStamp, camera_id, decode
 from robot_stack.episode import Episode, check
 from robot_stack.errors import EpisodeError
+from robot_stack.spec import CameraSpec
 
 __all__ = ["add_arguments", "run"]
 
@@ -162,24 +163,26 @@ def _receive(pipe: Connection, timeout_s: float) -> Any:
     return pipe.recv()
 
 
-def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
-    """Run the benchmark in ``directory``; returns what it prints."""
-    station = f"bench-record-{os.getpid()}"
-    height, width = args.size
-    specs = camera_specs(args.cameras, height, width, args.rate)
-    limit = round(args.rate * args.seconds)
-    config = RecorderConfig(
-        station=station,
-        directory=directory,
-        robots=tuple(RecordedRobot(name, ARM) for name in ARMS),
-        cameras=specs,
-        rate_hz=args.rate,
-        encoding=args.encoding,
-        jpeg_quality=args.quality,
-        max_seconds=args.seconds + 60,
-    )
+def _episode(
+    args: argparse.Namespace, directory: Path, specs: dict[str, CameraSpec], limit: int
+) -> dict[str, Any]:
+    """Record ``limit`` frames of each camera; what the recorder process says of it."""
     here, there = get_context("spawn").Pipe()
-    with arms(station, ARMS), Cameras(station, list(specs.values()), limit) as running:
+    with (
+        station("record") as name,
+        arms(name, ARMS),
+        Cameras(name, list(specs.values()), limit) as running,
+    ):
+        config = RecorderConfig(
+            station=name,
+            directory=directory,
+            robots=tuple(RecordedRobot(arm, ARM) for arm in ARMS),
+            cameras=specs,
+            rate_hz=args.rate,
+            encoding=args.encoding,
+            jpeg_quality=args.quality,
+            max_seconds=args.seconds + 60,
+        )
         recorder = spawn(_record, config, there)
         there.close()
         try:
@@ -191,6 +194,15 @@ def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
             outcome: dict[str, Any] = _receive(here, args.seconds + START_S)
         finally:
             stop([recorder])
+    return outcome
+
+
+def measure(args: argparse.Namespace, directory: Path) -> dict[str, Any]:
+    """Run the benchmark in ``directory``; returns what it prints."""
+    height, width = args.size
+    specs = camera_specs(args.cameras, height, width, args.rate)
+    limit = round(args.rate * args.seconds)
+    outcome = _episode(args, directory, specs, limit)
     path = Path(outcome.pop("path"))
     size = path.stat().st_size
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
