@@ -28,6 +28,7 @@ from robot_stack.shared_memory import Ring, RingWriter
 __all__ = ["add_arguments", "run"]
 
 STEP_RAD = 0.08
+STEP_HZ = 1000.0  # a hand's step shows within 1 ms
 SERVO = 1  # the waist: no gravity, no shadow
 SETTLE_S = 0.3
 JOINT = 0
@@ -118,7 +119,7 @@ def _follow(station_file: str, ready: Any, ended: Any) -> None:
 
 def _ours(seconds: float) -> list[float]:
     context = multiprocessing.get_context("spawn")
-    with virtual_station(robots=PAIR, rate_hz=None) as station:
+    with virtual_station(robots=PAIR, rate_hz=None, step_hz=STEP_HZ) as station:
         station.hand("leader_left", dict(enumerate(arm_model("vx300s").sleep)))
         ready, ended = context.Event(), context.Event()
         process = context.Process(target=_follow, args=(str(station.file), ready, ended))
@@ -171,7 +172,7 @@ def _original_loop(port: str, ended: Any) -> None:
 
 def _original(seconds: float) -> list[float]:
     context = multiprocessing.get_context("spawn")
-    with virtual_station(robots=PAIR, serve=False) as station:
+    with virtual_station(robots=PAIR, serve=False, step_hz=STEP_HZ) as station:
         station.hand("leader_left", dict(enumerate(arm_model("vx300s").sleep)))
         ended = context.Event()
         ports = station.buses.ports

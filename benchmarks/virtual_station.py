@@ -185,10 +185,11 @@ def virtual_station(
     serve: bool = True,
     changes: Mapping[str, Any] | None = None,
     each: Mapping[str, Any] | None = None,
+    step_hz: float = 500.0,
 ) -> Iterator[VirtualStation]:
     """A station named ``v`` with the given arms (name to model), up and disarmed.
 
-    ``changes`` are merged over the station file's top level, ``each`` over every robot's section.
+    ``step_hz`` is the rate of the servos' motion; ``changes`` are merged over the station file's top level, ``each`` over every robot's section.
     """
     directory = Path(tempfile.mkdtemp(prefix="rs-", dir="/dev/shm"))
     before = os.environ.get("ROBOT_STACK_RUNTIME")
@@ -208,7 +209,7 @@ def virtual_station(
             bus_description(name, arm_model(model), link=tty / name, baud=baud)
             for name, model in robots.items()
         ]
-        with spawn(descriptions, directory) as buses:
+        with spawn(descriptions, directory, step_hz=step_hz) as buses:
             station = VirtualStation(
                 directory, file, load_station(file), buses, StationClient("v"), environment
             )

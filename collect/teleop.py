@@ -28,7 +28,7 @@ from robot_stack.types import Difference, Lifecycle, Source
 __all__ = ["TeleopSession", "add_arguments", "run"]
 
 DRIVE_SPEED = 0.5  # mean rad/s of a leader that is driven to its follower
-POLL_NS = 400_000  # how often the operator's device is looked at
+POLL_NS = 250_000  # how often the operator's device is looked at
 RITUAL_PERIOD_S = 0.02
 REQUEST_PAUSE_S = 0.5
 PRIORITY = 40  # below the arm processes'

@@ -54,6 +54,10 @@ class Robot(Device, Protocol):
         """Measured state. Joints that did not answer keep their value and grow ``age_s``;
         DeviceError when nothing at all answered within ``deadline_s``."""
 
+    def request(self) -> None:
+        """Ask the device for the state that the next ``read`` brings, so that its bus works while
+        the loop sleeps. Never raises: a failure shows in that ``read``."""
+
     def write(self, target: NDArray[np.float64]) -> NDArray[np.float64]:
         """Send one position target; returns what was sent after the device's own quantisation.
         Joints without torque are skipped. DeviceError when the bus is gone."""

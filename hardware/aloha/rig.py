@@ -40,7 +40,7 @@ RETURN_DELAY = 0
 PID = (800, 0, 0)  # Interbotix' standard gains; (100, 0, 0) is soft
 
 ARM_VELOCITY = 3.14  # rad/s, what register 44 allows
-ARM_ACCELERATION = 50.0  # rad/s^2: a tick of the goal register within one period of the loop
+ARM_ACCELERATION = 80.0  # rad/s^2: half a count of the goal register within one turn of the loop
 ARM_MAX_STEP = 0.5  # rad
 # 2.1 rad from closed to open; at 12 V the servo turns 4.8 rad/s without load, and its current limit
 # of 0.5 A gives it some 18 rad/s^2: a goal that runs ahead of it only saturates it.

@@ -5,8 +5,8 @@ real-time priority it starves the very process or kernel thread that brings the 
 sleeps in select until bytes come or the packet's time is up. The SDK allows twice a hard-coded
 16 ms latency to every packet; here the real one counts. Its clock is the wall clock.
 
-Mended in `Protocol`: stuffing is computed but never sent (the list is rebound); un-stuffing loses
-a byte of FF FF FD FF FD FD; a broadcast ping takes 0.8 s.
+Mended in `PacketProtocol`: stuffing is computed but never sent (the list is rebound); un-stuffing
+loses a byte of FF FF FD FF FD FD; a broadcast ping takes 0.8 s.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import serial
 from dynamixel_sdk import PortHandler, Protocol2PacketHandler
@@ -25,7 +26,7 @@ from dynamixel_sdk import PortHandler, Protocol2PacketHandler
 from hardware.dynamixel.packet import stuff, unstuff
 from robot_stack.errors import BusError
 
-__all__ = ["LatencyIssue", "Port", "Protocol", "check_usb_latency", "usb_latency_s"]
+__all__ = ["LatencyIssue", "PacketProtocol", "Port", "check_usb_latency", "usb_latency_s"]
 
 _HEAD = 7  # header, id and length: what stuffing leaves alone
 _SYSFS = Path("/sys/bus/usb-serial/devices")
@@ -73,6 +74,16 @@ def usb_latency_s(port: str, sysfs: Path = _SYSFS) -> float:
         return 0.001
 
 
+class BeforeUse(Protocol):
+    """Called before a packet is sent, or with ``clear`` before input is thrown away."""
+
+    def __call__(self, *, clear: bool) -> None: ...
+
+
+def _nothing(*, clear: bool) -> None:
+    """What a port does before use unless it is told."""
+
+
 class Port(PortHandler):  # type: ignore[misc]
     """dynamixel_sdk's PortHandler that sleeps while it waits. Errors are BusError."""
 
@@ -82,6 +93,7 @@ class Port(PortHandler):  # type: ignore[misc]
         self.baudrate = baud
         self.latency_s = latency_s
         self.slack_s = slack_s
+        self.before_use: BeforeUse = _nothing
         self._fd = -1
 
     def setupPort(self, _cflag_baud: int) -> bool:  # noqa: N802
@@ -123,6 +135,7 @@ class Port(PortHandler):  # type: ignore[misc]
         )
 
     def clearPort(self) -> None:  # noqa: N802
+        self.before_use(clear=True)
         try:
             termios.tcflush(self._fd, termios.TCIFLUSH)
         except termios.error as error:
@@ -148,6 +161,7 @@ class Port(PortHandler):  # type: ignore[misc]
         return data
 
     def writePort(self, packet: bytes | list[int]) -> int:  # noqa: N802
+        self.before_use(clear=False)
         data = bytes(packet)
         sent = 0
         try:
@@ -170,7 +184,7 @@ class Port(PortHandler):  # type: ignore[misc]
         return time.monotonic_ns() / 1e6
 
 
-class Protocol(Protocol2PacketHandler):  # type: ignore[misc]
+class PacketProtocol(Protocol2PacketHandler):  # type: ignore[misc]
     """dynamixel_sdk's packet handler with stuffing that reaches the wire, and comes off whole."""
 
     def addStuffing(self, packet: list[int]) -> list[int]:  # noqa: N802

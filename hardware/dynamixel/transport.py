@@ -9,7 +9,7 @@ from dynamixel_sdk import COMM_SUCCESS
 
 from hardware.dynamixel.group import SyncRead
 from hardware.dynamixel.packet import BROADCAST_ID, Decoder, Instruction, StatusError, encode
-from hardware.dynamixel.port import Port, Protocol, usb_latency_s
+from hardware.dynamixel.port import PacketProtocol, Port, usb_latency_s
 from hardware.dynamixel.state import PingResult
 from robot_stack.errors import BusError, DeviceError
 
@@ -50,9 +50,12 @@ class Transport:
         self._latency_wanted = latency_s
         self._slack_s = slack_s
         self._port = Port(port, baud, 0.001, slack_s)
-        self._packets = Protocol()
+        self._packets = PacketProtocol()
         self._return_delay_s = 0.0
         self._reads: dict[tuple[tuple[int, ...], int, int, bool], SyncRead] = {}
+        self._pending: tuple[SyncRead, int] | None = None  # asked, not yet gathered
+        self._line_free_ns = 0  # when the last byte handed to the kernel has left
+        self._port.before_use = self._before_use
 
     @property
     def connected(self) -> bool:
@@ -67,6 +70,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the port; torque and goals stay as they are. Harmless when closed."""
+        self._pending = None
         if self._port.is_open:
             self._port.closePort()
 
@@ -74,9 +78,15 @@ class Transport:
         if not self._port.is_open:
             raise BusError(f"{self.port_name} is not connected: call connect() first")
 
-    def _send(self, packet: bytes) -> None:
+    def _send(self, packet: bytes) -> int:
+        """Hand a packet to the kernel; the monotonic time at which its last byte leaves."""
+        # From before the write: this process may be held up right behind it.
+        handed_ns = time.monotonic_ns()
         if self._port.writePort(packet) != len(packet):
             raise BusError(f"{self.port_name} takes no more bytes: the adapter is stuck; replug it")
+        byte_ns = 10.0 * _NS / self._port.baudrate
+        self._line_free_ns = max(handed_ns, self._line_free_ns) + int(len(packet) * byte_ns)
+        return self._line_free_ns
 
     def _sync_read(self, ids: tuple[int, ...], address: int, length: int, fast: bool) -> SyncRead:
         key = (ids, address, length, fast)
@@ -92,38 +102,61 @@ class Transport:
 
         Around the SDK's GroupSyncRead: see `group`.
         """
+        limit_ns = time.monotonic_ns() + int(limit_s * _NS)
+        asked_ns = self._ask(read)
+        complete = self._gather(read, asked_ns, limit_ns)
+        if complete is None:
+            read.finish()
+        return bool(read.got.all()), asked_ns
+
+    def _ask(self, read: SyncRead) -> int:
+        """Send the request of a sync read; t_ns of its last byte."""
+        self._port.clearPort()
+        read.start()
+        return self._send(read.request)
+
+    def _gather(self, read: SyncRead, asked_ns: int, limit_ns: int) -> bool | None:
+        """Hear the answers to a sync read: True when all came, False when their time is up, None
+        when `limit_ns` came first; they may then be gathered on."""
         port = self._port
         byte_ns = 10.0 * _NS / port.baudrate
-        request = read.request
-        port.clearPort()
-        read.start()
-        handed_ns = time.monotonic_ns()
-        self._send(request)
-        sent_ns = time.monotonic_ns()
-        allowed_ns = (len(request) + read.expected + 4) * byte_ns + (
+        allowed_ns = (read.expected + 4) * byte_ns + (
             self._return_delay_s + 2 * port.latency_s + self._slack_s
         ) * _NS
-        end_ns = sent_ns + int(min(allowed_ns, limit_s * _NS))
+        end_ns = asked_ns + int(allowed_ns)
         heard = 0
-        complete = False
-        while not complete:
-            left_s = (end_ns - time.monotonic_ns()) / _NS
+        while True:
+            left_s = (min(end_ns, limit_ns) - time.monotonic_ns()) / _NS
             data = port.read_some(4096, max(0.0, left_s))
             if data:
                 heard += len(data)
-                if time.monotonic_ns() - handed_ns < (len(request) + heard) * byte_ns:
+                if time.monotonic_ns() - asked_ns < heard * byte_ns:
                     # Sooner than the wire allows: a late answer to an earlier request. Taken as
                     # this one's, every reading from here on could be one behind.
                     read.start()
                     heard = 0
-                    continue
-                complete = read.parse(data)
+                elif read.parse(data):
+                    return bool(read.got.all())
             elif left_s <= 0.0:
+                if limit_ns < end_ns:
+                    return None
                 read.finish()
-                break
-        # From before the write: this process may be held up right behind it, and the answer is then
-        # older than the next look at the clock.
-        return bool(read.got.all()), handed_ns + int(len(request) * byte_ns)
+                return bool(read.got.all())
+
+    def _before_use(self, *, clear: bool) -> None:
+        """A request is under way and somebody else wants the line: hear the answer out if its
+        bytes would be thrown away, else only let them pass. They may be late in the kernel when
+        they have long left the wire."""
+        if self._pending is None:
+            return
+        read, asked_ns = self._pending
+        if clear:
+            self._pending = None
+            self._gather(read, asked_ns, asked_ns + _NS)
+            return
+        byte_ns = 10.0 * _NS / self._port.baudrate
+        free_ns = asked_ns + (read.expected + 4) * byte_ns + self._return_delay_s * _NS
+        time.sleep(max(0.0, (free_ns - time.monotonic_ns()) / _NS))
 
     def _name(self, servo_id: int) -> str:
         result = self.found.get(servo_id)

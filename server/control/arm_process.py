@@ -38,6 +38,7 @@ HISTORY_S = 32.0  # the flight recorder reads the last 30 s from the ring
 SILENCE_S = 0.1  # a bus that does not answer for this long is a fault
 JOINT_SILENCE_S = 0.2  # so is a joint; its driver, which knows more, has twice its own time to say
 RECONNECT_S = 0.5
+ANSWER_SHARE = 0.4  # of a period is waited for an answer that is not there yet
 STANDSTILL = 1e-9  # change of the sent position between ticks that counts as standing still
 
 
@@ -160,7 +161,9 @@ class ArmProcess:
             return Difference.NOT_WRITTEN, math.nan
         leased = self.inbox.poll(now_ns)
         target, difference = self._pick(now_ns, leased)
-        return self._send(target, difference)
+        outcome = self._send(target, difference)
+        self.robot.request()
+        return outcome
 
     # -- read --------------------------------------------------------------------------------
 
@@ -188,9 +191,12 @@ class ArmProcess:
         return True
 
     def _read(self) -> None:
+        """Take up the answer to last turn's request. One that is late costs a state, not a turn."""
         try:
-            self.state = self.robot.read(max(0.01, self.period_s))
-            self._heard_s = time.monotonic()
+            state = self.robot.read(ANSWER_SHARE * self.period_s)
+            if state.t_ns != self.state.t_ns:
+                self._heard_s = time.monotonic()
+            self.state = state
         except BusError as error:
             self.retries += 1
             silent_s = time.monotonic() - self._heard_s

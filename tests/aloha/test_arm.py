@@ -364,9 +364,14 @@ def test_whole_turns_of_a_follower_gripper(
 
 
 @pytest.mark.parametrize(
-    ("baud", "fast", "hz"),
-    [(1_000_000, None, 261), (4_000_000, True, 528), (1_000_000, False, 222)],
+    ("role", "model", "baud", "fast", "hz"),
+    [
+        ("follower", "vx300s", 1_000_000, None, 278),
+        ("follower", "vx300s", 4_000_000, True, 561),
+        ("follower", "vx300s", 1_000_000, False, 236),
+        ("leader", "wx250s", 1_000_000, None, 331),
+    ],
 )
-def test_rate(baud: int, fast: bool | None, hz: float) -> None:
-    config = AlohaArmConfig("follower", "vx300s", "/dev/null", baud, fast_read=fast)
+def test_rate(role: Any, model: Any, baud: int, fast: bool | None, hz: float) -> None:
+    config = AlohaArmConfig(role, model, "/dev/null", baud, fast_read=fast)
     assert AlohaArm(config).rate_hz == pytest.approx(hz, abs=1)

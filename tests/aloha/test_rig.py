@@ -29,7 +29,7 @@ def test_spec(name: str) -> None:
         assert joint.lower == pytest.approx(lower, abs=2e-3), joint.name
         assert joint.upper == pytest.approx(upper, abs=2e-3), joint.name
     assert spec.limits("velocity").tolist() == [3.14] * 6 + [2.0]
-    assert spec.limits("acceleration").tolist() == [50.0] * 6 + [8.0]
+    assert spec.limits("acceleration").tolist() == [80.0] * 6 + [8.0]
     assert spec.limits("max_step").tolist() == [0.5] * 6 + [1.2]
     assert spec.home[:6] == (0, -0.96, 1.16, 0, -0.3, 0)
     assert spec.sleep[1] == {"vx300s": -1.85, "wx250s": -1.80}[name]
@@ -57,7 +57,7 @@ def test_a_station_tightens() -> None:
         ARMS["vx300s"], limits={"waist": JointLimits(lower=-1.0, upper=1.0, velocity=1.5)}
     )
     waist = spec.joints[0]
-    assert (waist.lower, waist.upper, waist.velocity, waist.acceleration) == (-1, 1, 1.5, 50)
+    assert (waist.lower, waist.upper, waist.velocity, waist.acceleration) == (-1, 1, 1.5, 80)
 
 
 @pytest.mark.parametrize(

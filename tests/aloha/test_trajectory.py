@@ -13,7 +13,7 @@ from hardware.aloha.rig import ARMS, build_spec
 
 # Restated by hand: rad/s and rad/s^2 of the arm, 1/s and 1/s^2 of the gripper.
 SPEED = np.array([1.0] * 6 + [2.0])
-ACCELERATION = np.array([50.0] * 6 + [8.0])
+ACCELERATION = np.array([80.0] * 6 + [8.0])
 LOWER = np.array([-3.14, -1.85, -1.76, -3.14, -1.86, -3.14, -0.1])
 UPPER = np.array([3.14, 1.25, 1.60, 3.14, 2.23, 3.14, 1.1])
 DT = 0.02

@@ -9,7 +9,7 @@ import numpy as np
 TICKS_PER_RAD = 4096 / (2 * np.pi)
 ARM_SPEED = 3.14 * TICKS_PER_RAD
 GRIPPER_SPEED = 2.0 * 2.1123 * TICKS_PER_RAD
-ARM_STOP_S = 3.14 / 50.0
+ARM_STOP_S = 3.14 / 80.0
 SERVOS = (1, 2, 4, 6, 7, 8, 9)
 
 # A packet's time on the wire jitters against the tick that made it; the filter lets a tick that

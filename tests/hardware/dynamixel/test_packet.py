@@ -22,7 +22,7 @@ from hardware.dynamixel.packet import (
     stuff,
     unstuff,
 )
-from hardware.dynamixel.port import Protocol
+from hardware.dynamixel.port import PacketProtocol
 
 FAST = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 FULL = settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
@@ -79,7 +79,7 @@ def check_encoder(servo_id: int, inst: int, data: bytes) -> None:
     if b"\xff\xff\xfd" not in data and not (bytes((inst,)) + data).startswith(b"\xff\xff\xfd"):
         assert packet == sdk_encode(SDK, servo_id, inst, data)
     # With stuffing the SDK's own encoder is wrong; ours through its handler must agree with ours.
-    assert packet == sdk_encode(Protocol(), servo_id, inst, data)
+    assert packet == sdk_encode(PacketProtocol(), servo_id, inst, data)
     assert b"\xff\xff\xfd\x00" not in packet[1:-2]
     assert list(Decoder().feed(packet)) == [Packet(servo_id, inst, data, len(packet))]
 
@@ -98,7 +98,7 @@ def test_encoder_agrees_with_the_sdk_10000(servo_id: int, inst: int, data: bytes
 
 
 def check_status(servo_id: int, error: int, data: bytes) -> None:
-    answer, result = Protocol().rxPacket(SdkPort(encode_status(servo_id, error, data)), False)
+    answer, result = PacketProtocol().rxPacket(SdkPort(encode_status(servo_id, error, data)), False)
     assert result == 0
     assert answer[4] == servo_id
     length = answer[5] | answer[6] << 8
@@ -189,7 +189,7 @@ def test_the_case_on_which_the_sdk_loses_a_byte() -> None:
     packet = encode_status(1, 0, data)
     broken, _ = Protocol2PacketHandler().rxPacket(SdkPort(packet), False)
     assert bytes(broken[9:15]) != data, "the SDK has been mended: drop Protocol.removeStuffing"
-    whole, _ = Protocol().rxPacket(SdkPort(packet), False)
+    whole, _ = PacketProtocol().rxPacket(SdkPort(packet), False)
     assert bytes(whole[9:15]) == data
 
 
