@@ -189,7 +189,8 @@ def virtual_station(
 ) -> Iterator[VirtualStation]:
     """A station named ``v`` with the given arms (name to model), up and disarmed.
 
-    ``step_hz`` is the rate of the servos' motion; ``changes`` are merged over the station file's top level, ``each`` over every robot's section.
+    ``step_hz`` is the rate of the servos' motion; ``changes`` are merged over the station file's
+    top level, ``each`` over every robot's section.
     """
     directory = Path(tempfile.mkdtemp(prefix="rs-", dir="/dev/shm"))
     before = os.environ.get("ROBOT_STACK_RUNTIME")
