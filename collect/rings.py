@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ __all__ = ["FrameRef", "RingFollower"]
 RETRY_NS = 100_000_000
 
 
-class FrameRef(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FrameRef:
     """A frame that still lies in its ring: look at ``ring.view(index)``, then ``intact``."""
 
     ring: Ring

@@ -84,7 +84,7 @@ class RobotWatch:
             self._say(now, "lease", text)
         for joint in np.flatnonzero(now["torque"] != before["torque"]):
             kind = "torque_on" if now["torque"][joint] else "torque_off"
-            self._say(now, kind, self._joints[joint])
+            self._say(now, kind, self._joints[int(joint)])
 
     def _say(self, tick: Any, kind: str, text: str) -> None:
         self._announce(int(tick["t_ns"]), kind, f"{self._name}: {text}")
