@@ -36,6 +36,7 @@ from robot_stack.client import StationClient
 from robot_stack.config import Station, load_station
 from robot_stack.episode import Episode
 from robot_stack.errors import ControlPlaneError, RobotStackError
+from robot_stack.processes import living_pid
 from robot_stack.shared_memory import runtime_dir
 from robot_stack.types import Source
 
@@ -174,6 +175,8 @@ def _programs(
             _await(lambda: _up(client, station), "the station", started, logs)
         yield start
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # being impatient must not leave arms behind
+            signal.signal(number, signal.SIG_IGN)
         with StationClient(station.station) as client, contextlib.suppress(RobotStackError):
             client.request("shutdown", timeout_s=END_S)
         for name in reversed(started):
@@ -185,6 +188,10 @@ def _programs(
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        for path in logs.glob("pid.*"):  # of a supervisor that did not come to ending its own
+            pid = living_pid(path)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _answers(call: Callable[[], Any]) -> bool:

@@ -7,6 +7,7 @@ import json
 import select
 import signal
 import sys
+import termios
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -20,13 +21,16 @@ from hardware.aloha.trajectory import minimum_jerk
 from robot_stack import registry
 from robot_stack.client import Lease, StationClient
 from robot_stack.config import Station, load_station
-from robot_stack.errors import ControlPlaneError, LeaseError, RobotStackError
+from robot_stack.errors import ControlPlaneError, LeaseError, RobotStackError, SharedMemoryError
 from robot_stack.interfaces import Teleoperator
 from robot_stack.realtime import setup, sleep_until
 from robot_stack.types import Difference, Lifecycle, Source
 
 __all__ = ["TeleopSession", "add_arguments", "run"]
 
+GRIP_MOVED = 0.1  # of a leader gripper's way: a hand is on it
+SILENCE_S = 0.3
+ANSWER_S = 40.0  # arms may still be starting
 DRIVE_SPEED = 0.5  # mean rad/s of a leader that is driven to its follower
 POLL_NS = 250_000  # how often the operator's device is looked at
 RITUAL_PERIOD_S = 0.02
@@ -109,7 +113,7 @@ class TeleopSession:
         ``wait_s``.
         """
         for group in self.leases:
-            self._during(self.client.post("arm", {"group": group}), f"arming {group}")
+            self._ask("arm", {"group": group})
         groups = {group: self.station.groups[group].robots for group in self.leases}
         arms = {name: RitualArm("follower", self.specs[name]) for name in self.followers}
         for name in self.leaders:
@@ -127,18 +131,9 @@ class TeleopSession:
             self._request_ritual(step, asked_at)
             time.sleep(RITUAL_PERIOD_S)
 
-    def _during(self, number: int, what: str, timeout_s: float = 40.0) -> None:
-        """Wait for the answer to a posted request, renewing the leases meanwhile."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            for reply in self.client.poll_replies():
-                if reply.id == number:
-                    if reply.kind == "error":
-                        raise ControlPlaneError(f"{what}: {reply.body.get('message')}")
-                    return
-            self._renew()
-            time.sleep(0.005)
-        raise ControlPlaneError(f"{what}: no answer within {timeout_s:g} s")
+    def _ask(self, kind: str, body: dict[str, Any]) -> None:
+        """A request of the supervisor that keeps the leases meanwhile."""
+        self.client.request(kind, body, timeout_s=ANSWER_S, keep=self._renew)
 
     def _renew(self) -> None:
         for lease in self.leases.values():
@@ -174,7 +169,10 @@ class TeleopSession:
                 joints = [bool(joint) for joint in request.joints]
                 body = {"robot": request.arm, "joints": joints, "on": request.on}
                 self.client.post("torque", body)
-        if step.recover and now - asked_at.get("", 0.0) > REQUEST_PAUSE_S:
+        faulty = any(
+            self.client.tick(name)["lifecycle"] == Lifecycle.FAULT for name in step.recover
+        )  # a stop that somebody asked for is not ours to reset
+        if faulty and now - asked_at.get("", 0.0) > REQUEST_PAUSE_S:
             asked_at[""] = now
             for group in self.leases:
                 self.client.post("reset", {"group": group})
@@ -185,12 +183,14 @@ class TeleopSession:
     def reengage(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """After a stop or fault: reset, drive the leaders to the followers, free them, go on.
 
-        The followers stay where they are, so an episode in progress is not lost.
+        The followers stay where they are, so an episode in progress is not lost. The leaders'
+        arms are freed only when the operator has moved every leader gripper, which shows that a
+        hand is there to hold it.
         """
         for group in self.leases:
-            self._during(self.client.post("reset", {"group": group}), f"resetting {group}")
+            self._ask("reset", {"group": group})
         for group in self.leases:
-            self._during(self.client.post("arm", {"group": group}), f"arming {group}")
+            self._ask("arm", {"group": group})
         self.tell("driving the leaders to the followers; let go of them")
         wanted = np.concatenate([self.client.tick(name)["sent"] for name in self.followers])
         for group in self.leader_groups:
@@ -198,11 +198,30 @@ class TeleopSession:
             start = np.concatenate([self.client.tick(name)["sent"] for name in robots])
             goal = np.concatenate([wanted[self._columns_of(name)] for name in robots])
             self._drive(group, start, goal, cancelled)
-        for name in self.leaders:
-            joints = [True] * self.specs[name].dof
-            body = {"robot": name, "joints": joints, "on": False}
-            self._during(self.client.post("torque", body), f"freeing {name}")
+        gripper_of = {
+            name: [j.unit == "fraction" for j in self.specs[name].joints] for name in self.leaders
+        }
+        self._free(gripper_of)
+        held = {name: self.client.tick(name)["q"].copy() for name in self.leaders}
+        self.tell("hold the leaders and move both grippers to go on")
+        waiting = set(self.leaders)
+        while waiting and not cancelled():
+            for name in list(waiting):
+                moved = np.abs(self.client.tick(name)["q"] - held[name])[gripper_of[name]]
+                if moved.max(initial=0.0) > GRIP_MOVED:
+                    waiting.remove(name)
+            self._renew()
+            time.sleep(RITUAL_PERIOD_S)
+        if cancelled():
+            return
+        self._free({name: [True] * self.specs[name].dof for name in self.leaders})
         self.tell("the leaders are free")
+
+    def _free(self, joints: dict[str, list[bool]]) -> None:
+        """Take the torque of some joints of the leaders."""
+        for name, marked in joints.items():
+            body = {"robot": name, "joints": marked, "on": False}
+            self._ask("torque", body)
 
     def _columns_of(self, leader: str) -> slice:
         """Where the follower of ``leader`` stands in the followers' target."""
@@ -251,14 +270,28 @@ class TeleopSession:
 
     def trouble(self) -> str | None:
         """Why the followers don't follow (stop, fault, a leader far away), None when they do."""
+        now_ns = time.monotonic_ns()
         for name in self.followers:
-            tick = self.client.tick(name)
+            try:
+                tick = self.client.tick(name)
+            except SharedMemoryError:
+                return f"{name} is being started again"
+            if now_ns - int(tick["t_ns"]) > SILENCE_S * 1e9:
+                return f"{name} is silent"
             if tick["lifecycle"] != Lifecycle.ARMED:
                 status = self.client.status()["groups"][self.follower_group]
                 return str(status["stop"] or Lifecycle(int(tick["lifecycle"])).name.lower())
             if int(tick["difference"]) & Difference.REENGAGE:
                 return f"the leader of {name} is too far from it to be followed"
         return None
+
+    def faulted(self) -> bool:
+        """Whether some arm is in fault, rather than stopped by somebody."""
+        robots = [robot for group in self.leases for robot in self.station.groups[group].robots]
+        try:
+            return any(self.client.tick(r)["lifecycle"] == Lifecycle.FAULT for r in robots)
+        except SharedMemoryError:  # being started again; it comes back in fault
+            return False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -303,6 +336,7 @@ def run(args: argparse.Namespace) -> int:
         setup(PRIORITY)
         teleop.engage(wait_s=args.wait, cancelled=lambda: ended)
         began = looked = time.monotonic()
+        told = False
         say("following; r resets after a fault, Ctrl-C ends")
         while not ended and (args.seconds is None or time.monotonic() - began < args.seconds):
             teleop.step()
@@ -312,9 +346,14 @@ def run(args: argparse.Namespace) -> int:
             looked = time.monotonic()
             trouble = teleop.trouble()
             if trouble is None:
+                told = False
                 continue
+            if not told:  # an answer from before the question does not count
+                _forget_typed()
+                told = True
             teleop.tell(f"not following: {trouble}; press r and enter to re-engage")
-            if args.auto_recover or _pressed("r"):
+            # A stop that somebody asked for is never undone without being asked.
+            if (args.auto_recover and teleop.faulted()) or _pressed("r"):
                 try:
                     teleop.reengage(cancelled=lambda: ended)
                     summary["recoveries"] += 1
@@ -328,6 +367,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         say(f"ended after {summary['commands']} commands; all arms hold")
     return 0
+
+
+def _forget_typed() -> None:
+    """Throw away what was typed so far."""
+    if sys.stdin.isatty():
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
 
 
 def _pressed(key: str) -> bool:

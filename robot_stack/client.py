@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,6 +25,9 @@ from robot_stack.shared_memory import Flag, Ring, RingWriter, runtime_dir
 from robot_stack.types import Source, StopCategory
 
 __all__ = ["Lease", "StationClient", "control_endpoint", "stop_all"]
+
+KEPT_REPLIES = 256
+KEEP_MS = 5
 
 
 def control_endpoint(station: str) -> str:
@@ -133,11 +136,11 @@ class Lease:
 
         The answer is taken up at a later call. LeaseError is not raised here: ``lost`` is set.
         """
-        for reply in self.client.poll_replies():
-            if reply.id == self._pending:
-                self._pending = None
-                if reply.kind == "error":
-                    self.lost = str(reply.body.get("message"))
+        reply = None if self._pending is None else self.client.poll_reply(self._pending)
+        if reply is not None:
+            self._pending = None
+            if reply.kind == "error":
+                self.lost = str(reply.body.get("message"))
         if time.monotonic() - self._renewed > self.ttl_s / 3 and self.lost is None:
             self._renewed = time.monotonic()
             body = {"group": self.group, "token": self.token}
@@ -173,7 +176,7 @@ class StationClient:
         self.timeout_s = timeout_s
         self._socket: zmq.Socket[bytes] | None = None
         self._next_id = 1
-        self._stray: list[Message] = []
+        self._replies: dict[int, Message] = {}
         self._rings: dict[str, Ring] = {}
 
     def __enter__(self) -> Self:
@@ -196,7 +199,7 @@ class StationClient:
         self._rings.clear()
 
     def post(self, kind: str, body: dict[str, Any] | None = None) -> int:
-        """Send a request without waiting; its reply comes out of ``poll_replies``."""
+        """Send a request without waiting; ``poll_reply`` gives its reply."""
         if self._socket is None:
             self._socket = zmq.Context.instance().socket(zmq.DEALER)
             self._socket.setsockopt(zmq.LINGER, 0)
@@ -210,28 +213,39 @@ class StationClient:
             raise self._silent(kind, 0.0) from None
         return number
 
-    def poll_replies(self) -> list[Message]:
-        """Replies that have arrived to posted requests; never blocks."""
-        replies, self._stray = self._stray, []
+    def poll_reply(self, number: int) -> Message | None:
+        """The reply to a posted request if it has arrived; never blocks.
+
+        Replies that nobody asks for are kept for a while and then forgotten.
+        """
         while self._socket is not None and self._socket.poll(0):
-            replies.append(decode(self._socket.recv_multipart()))
-        return replies
+            reply = decode(self._socket.recv_multipart())
+            self._replies[reply.id] = reply
+            if len(self._replies) > KEPT_REPLIES:
+                del self._replies[min(self._replies)]
+        return self._replies.pop(number, None)
 
     def request(
-        self, kind: str, body: dict[str, Any] | None = None, *, timeout_s: float | None = None
+        self,
+        kind: str,
+        body: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+        keep: Callable[[], None] | None = None,
     ) -> dict[str, Any]:
         """Ask the supervisor and wait for its answer's body; ControlPlaneError when it refuses
-        or does not answer within ``timeout_s``."""
+        or does not answer within ``timeout_s``. ``keep`` is called all the while, to renew leases.
+        """
         timeout = self.timeout_s if timeout_s is None else timeout_s
         number = self.post(kind, body)
         assert self._socket is not None
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
-            if not self._socket.poll(int(left * 1000) + 1):
-                continue
-            reply = decode(self._socket.recv_multipart())
-            if reply.id != number:
-                self._stray.append(reply)
+            reply = self.poll_reply(number)
+            if reply is None:
+                if keep is not None:
+                    keep()
+                self._socket.poll(int(left * 1000) + 1 if keep is None else KEEP_MS)
                 continue
             if reply.kind == "error":
                 error = LeaseError if kind.startswith("lease.") else ControlPlaneError
@@ -273,8 +287,10 @@ class StationClient:
         self.request("torque", {"robot": robot, "joints": joints, "on": on})
 
     def stop(self, reason: str = "stop requested") -> None:
-        """Stop every group, through shared memory and through the supervisor."""
-        stop_all(self.station, reason)
+        """Stop every group through shared memory; ControlPlaneError when there is none to stop
+        and no supervisor answers either."""
+        if not stop_all(self.station, reason):
+            self.request("stop", {"reason": reason})
 
     def ring(self, kind: str, name: str) -> Ring:
         """The ring ``kind.name`` of this station, kept open and following restarts."""

@@ -410,6 +410,7 @@ class Flag:
         try:
             os.posix_fallocate(fd, 0, self.SIZE)
             self._map = mmap.mmap(fd, self.SIZE)
+            self._inode = os.fstat(fd).st_ino
         except OSError as error:
             raise SharedMemoryError(
                 f"cannot reserve {self.SIZE} bytes for {path}: {error.strerror}; free space in "
@@ -428,6 +429,13 @@ class Flag:
     def t_ns(self) -> int:
         """Monotonic time of the last ``set``."""
         return int(self._words[1])
+
+    def present(self) -> bool:
+        """Whether the file that others would raise is still the one mapped here."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
 
     @property
     def reason(self) -> str:

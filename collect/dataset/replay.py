@@ -207,7 +207,9 @@ class Replay:
         commands = self.recording.commands
         period_s = 1.0 / (self.recording.rate_hz * self.speed)
         with self.client.lease(self.group, "replay", source=Source.REPLAY) as lease:
-            self._arm(lease, cancelled)
+            self.client.request(
+                "arm", {"group": self.group}, timeout_s=40.0, keep=lambda: self._keep(lease)
+            )
             self._to_start(lease, cancelled)
             self.say(f"playing {len(commands)} rows at {self.speed:g} times the recorded speed")
             self._follow_ticks()
@@ -223,21 +225,6 @@ class Replay:
             joints=self._errors(done, start_ns, period_s),
             differences=dict(sorted(self._differences.items())),
         )
-
-    def _arm(self, lease: Lease, cancelled: Callable[[], bool]) -> None:
-        """Arm the group, keeping the lease alive while torque comes on."""
-        number = self.client.post("arm", {"group": self.group})
-        deadline = time.monotonic() + 40.0
-        while time.monotonic() < deadline and not cancelled():
-            for reply in self.client.poll_replies():
-                if reply.id == number:
-                    if reply.kind == "error":
-                        raise ControlPlaneError(str(reply.body.get("message")))
-                    return
-            self._keep(lease)
-            time.sleep(POLL_S)
-        if not cancelled():
-            raise ControlPlaneError(f"arming {self.group!r}: no answer from the supervisor")
 
     def _keep(self, lease: Lease) -> None:
         lease.renew()

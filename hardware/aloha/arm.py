@@ -38,7 +38,7 @@ USB_LATENCY_S = 0.001
 SETUP_READ_S = 0.3
 SETUP_SLACK_S = 0.1
 # Between an answer and the next request the loop thinks: guard, filter, publishing, waking up.
-BUS_SHARE = 0.85
+BUS_SHARE = 0.8
 # A joint that stands closer than this to its goal register is sagging under its load, not away.
 SAG_TICKS = 40
 
@@ -100,8 +100,8 @@ class AlohaArm:
         the adapter's latency, a follower's sync write of seven goals (49 bytes), and the time in
         which the loop thinks and the bus is idle.
 
-        At 1 Mbaud 278 Hz for a follower and 331 Hz for a leader, which is mostly read; at 4 Mbaud
-        561 and 610 Hz.
+        At 1 Mbaud 261 Hz for a follower and 311 Hz for a leader, which is mostly read; at 4 Mbaud
+        528 and 575 Hz.
         """
         answer = len(self._ids) * 21 if self.config.fast_read is False else 8 + len(self._ids) * 14
         read = 14 + len(self._ids) + answer

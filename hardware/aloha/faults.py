@@ -16,7 +16,7 @@ from itertools import cycle
 from hardware.aloha.rig import ArmModel
 from hardware.dynamixel.bus import BusState, DynamixelBus
 from hardware.dynamixel.control_table import HardwareError
-from robot_stack.errors import BusError
+from robot_stack.errors import DeviceError
 
 __all__ = ["TRIPPED", "FaultWatch", "describe"]
 
@@ -131,7 +131,7 @@ class FaultWatch:
                 time.sleep(LATE_ANSWER_S)
                 if self._bus.read(servo_id, register) != value:
                     return
-        except BusError:  # the next state packet tells whether it is gone
+        except DeviceError:  # the next state packet tells whether it is gone
             return
         self.judge(servo_id, register, value)
 

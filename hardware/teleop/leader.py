@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_stack.config import Station, TeleopConfig, parse
-from robot_stack.errors import ConfigError, SharedMemoryError
+from robot_stack.errors import ConfigError
 from robot_stack.records import ring_path
 from robot_stack.shared_memory import Ring
 from robot_stack.types import Lifecycle
@@ -87,10 +87,10 @@ class LeaderArms:
         self._seen = counts
         newest, target = -1, []
         now_ns = time.monotonic_ns()
-        for name, ring in zip(self.leaders, self._rings, strict=True):
+        for ring in self._rings:
             latest = ring.latest()
-            if latest is None:
-                raise SharedMemoryError(f"leader {name} has not run a tick yet")
+            if latest is None:  # its process has just been started again
+                return None
             tick = latest[1]
             t_ns = int(tick["t_ns"])
             if now_ns - t_ns > self.config.max_age_s * 1e9 or tick["lifecycle"] == Lifecycle.FAULT:

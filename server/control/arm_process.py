@@ -19,9 +19,15 @@ from numpy.typing import NDArray
 
 from robot_stack import registry
 from robot_stack.config import Station, load_station
-from robot_stack.errors import BusError, DeviceError, RobotStackError, SharedMemoryError
+from robot_stack.errors import (
+    BusError,
+    ConfigError,
+    DeviceError,
+    RobotStackError,
+    SharedMemoryError,
+)
 from robot_stack.interfaces import CollisionGuard, Robot
-from robot_stack.realtime import Rate, setup
+from robot_stack.realtime import Rate, setup, sleep_until
 from robot_stack.records import OrderKind, orders_path, ring_path, tick_record
 from robot_stack.safety.filter import SafetyFilter
 from robot_stack.safety.limits import WorkspaceBox
@@ -38,7 +44,9 @@ HISTORY_S = 32.0  # the flight recorder reads the last 30 s from the ring
 SILENCE_S = 0.1  # a bus that does not answer for this long is a fault
 JOINT_SILENCE_S = 0.2  # so is a joint; its driver, which knows more, has twice its own time to say
 RECONNECT_S = 0.5
+STOP_FILE_TICKS = 128
 ANSWER_SHARE = 0.4  # of a period is waited for an answer that is not there yet
+LEAD = 1.3  # how long before a turn its answer is asked for, in periods of the fastest loop
 STANDSTILL = 1e-9  # change of the sent position between ticks that counts as standing still
 
 
@@ -60,6 +68,7 @@ class ArmProcess:
             start += specs[robot]
         self.rate_hz = self.config.rate_hz or self.robot.rate_hz
         self.period_s = 1.0 / self.rate_hz
+        self._lead_ns = int(LEAD * 1e9 / self.robot.rate_hz)
         dof = self.spec.dof
         self.filter = SafetyFilter(self.spec, self.period_s, workspace=self._workspace())
         self.buffer = ChunkBuffer(dof, stale_s=self.group.stale_s)
@@ -68,6 +77,11 @@ class ArmProcess:
         self.peers = Peers(station.station, peers, self.group.peer_timeout_s)
         self.guard: CollisionGuard | None = None
         if self.group.guard is not None:
+            if not peers:
+                raise ConfigError(
+                    f"groups.{self.group.name}.guard: a collision guard needs the group's other "
+                    f"robot, {name} is alone in it"
+                )
             index = self.group.robots.index(name)
             self.guard = registry.load("guard", self.group.guard).for_robot(index)
         self.stop = Flag(ring_path(station.station, "stop", self.group.name))
@@ -139,6 +153,10 @@ class ArmProcess:
             woke_ns = time.monotonic_ns()
             difference, distance = self.turn()
             self._publish(difference, distance, lateness_ns, rate.overruns, woke_ns)
+            if self.connected:
+                # As late as the bus allows: the state is then the freshest at the next turn.
+                sleep_until(rate.deadline_ns - self._lead_ns)
+                self.robot.request()
         self.lifecycle = Lifecycle.ENDED
         self._publish(Difference.NONE, math.nan, 0, rate.overruns, time.monotonic_ns())
         self.robot.disconnect()
@@ -161,9 +179,7 @@ class ArmProcess:
             return Difference.NOT_WRITTEN, math.nan
         leased = self.inbox.poll(now_ns)
         target, difference = self._pick(now_ns, leased)
-        outcome = self._send(target, difference)
-        self.robot.request()
-        return outcome
+        return self._send(target, difference)
 
     # -- read --------------------------------------------------------------------------------
 
@@ -197,7 +213,7 @@ class ArmProcess:
             if state.t_ns != self.state.t_ns:
                 self._heard_s = time.monotonic()
             self.state = state
-        except BusError as error:
+        except DeviceError as error:
             self.retries += 1
             silent_s = time.monotonic() - self._heard_s
             if silent_s > SILENCE_S:
@@ -208,12 +224,15 @@ class ArmProcess:
     def _watch(self, now_ns: int) -> None:
         """Notice own faults, peers in trouble and the stop flag."""
         if self.connected:
+            self.torque = self.robot.torque()
             trouble = self.robot.faults()
             if trouble is None and self.state.age_s.max() > JOINT_SILENCE_S:
                 joint = self.spec.joints[int(self.state.age_s.argmax())].name
                 trouble = f"{joint} has not answered for {self.state.age_s.max():.2f} s"
             if trouble is not None:
                 self._fail(trouble)
+        if self.tick % STOP_FILE_TICKS == 0 and not self.stop.present():
+            self._fail("its stop flag has vanished from shared memory: start the station again")
         peer = self.peers.poll(now_ns)
         if peer is not None and self.lifecycle is Lifecycle.ARMED:
             self.stop.set(int(StopCategory.HOLD) + 1, peer)
@@ -246,15 +265,32 @@ class ArmProcess:
             first, orders = self._orders.since(self._next_order)
         except SharedMemoryError:
             return
-        self._next_order = first + len(orders)
-        for order in orders:
-            if int(order["seq"]) <= self.order_done:  # repeated after a supervisor's restart
-                continue
+        for i, order in enumerate(orders):
+            kind = OrderKind(int(order["kind"]))
+            if kind in (OrderKind.RESET, OrderKind.TORQUE) and not self._stands_for(kind):
+                self._next_order = first + i  # brake first
+                return
+            self._next_order = first + i + 1
             try:
-                self._carry_out(OrderKind(int(order["kind"])), order)
+                self._carry_out(kind, order)
             except DeviceError as error:
-                self._fail(str(error))
+                self._order_failed(error)
             self.order_done = int(order["seq"])
+
+    def _stands_for(self, kind: OrderKind) -> bool:
+        """Whether the robot stands still, as orders that start anew from its goals need it to."""
+        if kind is OrderKind.RESET and self.lifecycle is Lifecycle.ARMED:
+            self.lifecycle = Lifecycle.DISARMED
+        return self._standing or not self.connected or not self.torque.any()
+
+    def _order_failed(self, error: DeviceError) -> None:
+        """Half an order may have been carried out: latch, stop, and hold what the device holds."""
+        self.lifecycle, self.fault = Lifecycle.FAULT, str(error)
+        self.stop.set(int(StopCategory.HOLD) + 1, f"{self.name}: {error}")
+        print(f"{self.name}: fault: {error}", file=sys.stderr, flush=True)
+        if self.connected:
+            self.torque = self.robot.torque()
+            self._rebase()
 
     def _carry_out(self, kind: OrderKind, order: Any) -> None:
         if kind is OrderKind.ARM:
@@ -266,7 +302,9 @@ class ArmProcess:
                 self.lifecycle = Lifecycle.DISARMED
         elif kind is OrderKind.RESET:
             self._reset()
-        elif kind is OrderKind.TORQUE and self.connected:
+        elif kind is OrderKind.TORQUE:
+            if not self.connected:
+                raise DeviceError("not connected: its torque could not be switched")
             joints = [bool(bit) for bit in order["mask"][: self.spec.dof]]
             self.robot.set_torque(joints, bool(order["value"]))
             self.torque = self.robot.torque()
@@ -303,6 +341,7 @@ class ArmProcess:
 
     def _pick(self, now_ns: int, leased: bool) -> tuple[NDArray[np.float64] | None, Difference]:
         if self.lifecycle is not Lifecycle.ARMED:
+            self.buffer.clear()  # what is asked now is not done later
             stopped = self.lifecycle in (Lifecycle.STOPPED, Lifecycle.FAULT)
             return None, Difference.STOPPED if stopped else Difference.DISARMED
         if not leased:
@@ -326,7 +365,7 @@ class ArmProcess:
         dt_s, self._stepped_s = now_s - self._stepped_s, now_s
         self._distance = math.nan
         self._others = self.peers.goals() if self.guard is not None else None
-        clearance = self._clearance if self._others is not None else None
+        clearance = self._clearance if self.guard is not None else None
         result = self.filter.step(target, dt_s, guard=clearance)
         difference |= result.difference
         distance = self._distance
@@ -345,7 +384,9 @@ class ArmProcess:
 
     def _clearance(self, held: NDArray[np.float64], rest: NDArray[np.float64]) -> float:
         """How much of a step is free of collision, for the filter."""
-        assert self.guard is not None and self._others is not None
+        assert self.guard is not None
+        if self._others is None:  # nothing is known of the other arm: nothing is free
+            return 0.0
         free, self._distance = self.guard.check(held, rest, self._others)
         return free
 
@@ -357,7 +398,10 @@ class ArmProcess:
             and self._standing
             and self.torque.any()
         ):
-            self.robot.set_torque([True] * self.spec.dof, False)
+            try:
+                self.robot.set_torque([True] * self.spec.dof, False)
+            except DeviceError as error:
+                self._fail(str(error))
             self.torque = self.robot.torque()
 
     # -- publish -----------------------------------------------------------------------------

@@ -9,22 +9,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from robot_stack.processes import living_pid, started_at
 from robot_stack.shared_memory import runtime_dir
 
 __all__ = ["Child"]
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 CALM_S = 30.0  # a child that ran this long starts again without back-off
-
-
-def _started_at(pid: int) -> str | None:
-    """The kernel's start time of a process (field 22 of /proc/pid/stat), None when it is gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else fields[19]
 
 
 @dataclass
@@ -53,13 +44,10 @@ class Child:
 
     def adopt(self) -> bool:
         """Take over a living process that an earlier supervisor started."""
-        try:
-            pid, started = self._pid_file.read_text().split()
-        except (OSError, ValueError):
+        pid = living_pid(self._pid_file)
+        if pid is None:
             return False
-        if _started_at(int(pid)) != started:
-            return False
-        self.pid, self._started, self._since = int(pid), started, time.monotonic()
+        self.pid, self._started, self._since = pid, started_at(pid), time.monotonic()
         return True
 
     def left_behind(self) -> bool:
@@ -79,14 +67,14 @@ class Child:
                 start_new_session=True,
             )
         self.pid = self.popen.pid
-        self._started = _started_at(self.pid)
+        self._started = started_at(self.pid)
         self._since = time.monotonic()
         self._pid_file.write_text(f"{self.pid} {self._started}")
 
     def alive(self) -> bool:
         if self.popen is not None and self.popen.poll() is not None:
             return False
-        return self.pid > 0 and _started_at(self.pid) == self._started
+        return self.pid > 0 and started_at(self.pid) == self._started
 
     def revive(self) -> bool:
         """Start a dead child again, with growing pauses; True when it was started just now."""

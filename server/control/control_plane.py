@@ -27,6 +27,7 @@ __all__ = ["ControlPlane", "Task"]
 
 REST_TOLERANCE = 0.2  # rad from the sleep pose at which torque may be taken away
 START_TIMEOUT_S = 30.0
+STOP_SEEN_S = 1.0
 
 Task = Generator[None, None, "dict[str, Any] | None"]
 
@@ -103,7 +104,7 @@ class ControlPlane:
                 for arm in powered:
                     if arm.at_pose(arm.spec.sleep, REST_TOLERANCE):
                         yield from arm.order(OrderKind.TORQUE, [True] * arm.spec.dof, 0)
-                    else:
+                    if arm.tick()["torque"].any():
                         kept.append(f"{arm.name} is not at rest and keeps its torque")
             except RobotStackError as error:
                 kept.append(f"{group} was not lowered and keeps its torque: {error}")
@@ -207,8 +208,11 @@ class ControlPlane:
             if reason is not None and reason.endswith(PRESSED):
                 raise ControlPlaneError(f"not reset: {reason}; release it first")
         left = []
-        for group in self.groups(body):
+        groups = self.groups(body)
+        yield from self._stop_seen(groups)
+        for group in groups:  # all of them first: a stop that comes from here on stays
             self.stops[group].clear()
+        for group in groups:
             for arm in self.members(group):
                 yield from arm.order(OrderKind.RESET)
             left += [
@@ -216,9 +220,23 @@ class ControlPlane:
                 for arm in self.members(group)
                 if (tick := arm.tick())["lifecycle"] in (Lifecycle.FAULT, Lifecycle.STOPPED)
             ]
+            if self.stops[group].value:
+                left.append(f"{group} was stopped again: {self.stops[group].reason}")
         if left:
             raise ControlPlaneError("still faulty after reset: " + "; ".join(left))
         return None
+
+    def _stop_seen(self, groups: list[str]) -> Generator[None, None, None]:
+        """Until every arm of a stopped group has seen the stop: clearing it sooner would leave one
+        arm following commands beside another in fault."""
+        deadline = time.monotonic() + STOP_SEEN_S
+        for group in groups:
+            for arm in self.members(group):
+                while self.stops[group].value and time.monotonic() < deadline:
+                    tick = arm.newest()
+                    if tick is None or tick["lifecycle"] != Lifecycle.ARMED:
+                        break
+                    yield
 
     def _torque(self, body: dict[str, Any]) -> Task:
         name, on = str(body["robot"]), bool(body["on"])
@@ -234,4 +252,9 @@ class ControlPlane:
                 f"`robot-stack sleep {self.station.station}` first"
             )
         yield from arm.order(OrderKind.TORQUE, joints, int(on))
+        tick = arm.tick()
+        if any(
+            bool(is_on) != on for is_on, named in zip(tick["torque"], joints, strict=True) if named
+        ):
+            raise ControlPlaneError(f"{name} did not switch its torque: {arm.trouble(tick)}")
         return None

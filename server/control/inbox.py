@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from robot_stack.errors import SharedMemoryError
-from robot_stack.records import lease_path, mailbox_path
+from robot_stack.records import command_record, lease_path, mailbox_path
 from robot_stack.shared_memory import Ring
 from robot_stack.types import ActionChunk, Difference, Source
 
@@ -83,8 +83,20 @@ class Inbox:
     def _open_mailbox(self) -> Ring | None:
         if self._mailbox is None:
             path = mailbox_path(self.station, self.group, self.token)
-            if path.exists():
-                self._mailbox = Ring(path)
+            if not path.exists():
+                return None
+            try:
+                mailbox = Ring(path)
+            except (SharedMemoryError, ValueError):  # unlinked just now, or no ring at all
+                self.refused |= Difference.INVALID
+                return None
+            if "target" not in (mailbox.dtype.names or ()) or mailbox.dtype != command_record(
+                mailbox.dtype["target"].shape[-1]
+            ):
+                mailbox.close()
+                self.refused |= Difference.INVALID
+                return None
+            self._mailbox = mailbox
         return self._mailbox
 
     def _take(self, record: Any, now_ns: int) -> None:

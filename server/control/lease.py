@@ -79,6 +79,7 @@ class LeaseTable:
         self._last_token = max(self._last_token + 1, time.monotonic_ns() // 1000)
         for stale in runtime_dir(self.station).glob(f"mailbox.{group}.*"):
             stale.unlink(missing_ok=True)
+        holder = holder.encode(errors="replace")[:64].decode(errors="ignore")
         lease = Lease(
             group,
             holder,
@@ -126,5 +127,9 @@ class LeaseTable:
         self._writers[group].publish(record)
 
     def close(self) -> None:
+        """Free every group, so that the arms hold at once, and let go of the blocks."""
+        self._leases.clear()
+        for group in self._writers:
+            self._publish(group)
         for writer in self._writers.values():
             writer.close()

@@ -27,6 +27,7 @@ ROW_S = 0.04
 REACHED = 0.02
 LEAD_NS = 20_000_000
 SLACK_S = 5.0
+LEASE_S = 1.0  # renewed while the supervisor lives: without it the arms stop on the way
 
 
 def _paths(
@@ -57,7 +58,7 @@ def move_group(
     path, dt_s = _paths(arms, robots, pose)
     goal = path[-1]
     duration = dt_s * len(path)
-    lease = leases.acquire(group, why, Source.SUPERVISOR, duration * 2 + SLACK_S)
+    lease = leases.acquire(group, why, Source.SUPERVISOR, LEASE_S)
     mailbox = RingWriter(
         mailbox_path(leases.station, group, lease.token), command_record(len(goal)), 2
     )
@@ -76,6 +77,7 @@ def move_group(
             record["target"][: len(path)] = path
         while True:
             yield
+            leases.renew(group, lease.token)
             ticks = [arm.tick() for arm in arms]
             for arm, tick in zip(arms, ticks, strict=True):
                 if tick["lifecycle"] != Lifecycle.ARMED:

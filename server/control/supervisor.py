@@ -36,7 +36,7 @@ POLL_MS = 5
 PRIORITY = 20  # below teleoperation and the arm processes: a stop request must not wait for a build
 
 
-@dataclass
+@dataclass(eq=False)
 class Pending:
     """A request whose answer needs several turns of the loop."""
 
@@ -198,8 +198,9 @@ class Supervisor:
             reply = Message("ok", done.value or {}, id=entry.message.id)
         except RobotStackError as error:
             reply = Message("error", {"message": str(error)}, id=entry.message.id)
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever a client sends, the others go on
             text = f"{entry.message.kind}: bad argument: {error!r}"
+            print(text, file=sys.stderr, flush=True)
             reply = Message("error", {"message": text}, id=entry.message.id)
         self.pending.remove(entry)
         self._reply(entry.identity, reply)

@@ -366,10 +366,10 @@ def test_whole_turns_of_a_follower_gripper(
 @pytest.mark.parametrize(
     ("role", "model", "baud", "fast", "hz"),
     [
-        ("follower", "vx300s", 1_000_000, None, 278),
-        ("follower", "vx300s", 4_000_000, True, 561),
-        ("follower", "vx300s", 1_000_000, False, 236),
-        ("leader", "wx250s", 1_000_000, None, 331),
+        ("follower", "vx300s", 1_000_000, None, 261),
+        ("follower", "vx300s", 4_000_000, True, 528),
+        ("follower", "vx300s", 1_000_000, False, 222),
+        ("leader", "wx250s", 1_000_000, None, 311),
     ],
 )
 def test_rate(role: Any, model: Any, baud: int, fast: bool | None, hz: float) -> None:

@@ -115,8 +115,12 @@ def test_after_a_fault_the_leaders_come_to_the_followers(station):
         "the fault",
     )
     let_go(station)
-    wait_until(lambda: any(leader_torque(station, "leader_right")), "the leaders being driven", 60)
-    wait_until(lambda: not any(leader_torque(station, "leader_right")), "their release", 60)
+    grippers = [True] * 6 + [False]
+    wait_until(lambda: all(leader_torque(station, r) == grippers for r in LEADERS), "driving", 60)
+    assert not station.log("teleop").endswith("the leaders are free\n")
+    for robot in LEADERS:  # hands are back, and show it
+        station.hand(robot, {6: CLOSED_RAD + 0.3})
+    wait_until(lambda: all(not any(leader_torque(station, r)) for r in LEADERS), "release", 60)
     wait_until(lambda: follows(station, 0.2), "following again", 30)
     for robot in FOLLOWERS:
         t_ns, servos, ticks = station.goals(robot)
