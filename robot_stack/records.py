@@ -83,7 +83,7 @@ def tick_record(dof: int) -> np.dtype[Any]:
             ("busy_ns", "<i8"),  # from waking up to publishing
             ("retries", "<u4"),  # bus retries so far
             ("overruns", "<u4"),  # ticks so far that ended after the next deadline
-            ("fault", "S160"),  # empty when none
+            ("fault", "S320"),  # empty when none
         ]
     )
 

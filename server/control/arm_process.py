@@ -436,7 +436,7 @@ class ArmProcess:
         record["busy_ns"] = time.monotonic_ns() - woke_ns
         record["retries"] = self.retries
         record["overruns"] = overruns
-        record["fault"] = self.fault.encode()[:160]
+        record["fault"] = self.fault.encode()[:320]
         self._ring.publish(record)
         self.tick += 1
 

@@ -1,0 +1,137 @@
+"""Faults found by reading: each was a way to move, wedge or deceive that is closed now."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks.virtual_station import virtual_station, wait_until
+from robot_stack.client import StationClient
+from robot_stack.errors import ControlPlaneError
+from robot_stack.records import mailbox_path
+from robot_stack.types import Difference, Lifecycle, Source
+from tests.faults.judge import assert_continuous, last_motion_ns
+
+pytestmark = pytest.mark.slow
+
+ROBOTS = ("follower_left", "follower_right")
+
+
+def test_a_reset_that_half_fails_moves_nothing_and_stays_a_fault(streaming):
+    """The master of a pair is not rebooted while its shadow holds: reset refuses, by name."""
+    streaming.buses.control.call("overload", "follower_left", servo_id=9)
+    streaming.buses.control.call("overload", "follower_left", servo_id=2)
+    wait_until(lambda: streaming.lifecycle("follower_left") is Lifecycle.FAULT, "the fault")
+    time.sleep(0.3)
+    since_ns = time.monotonic_ns()
+    with pytest.raises(ControlPlaneError, match="support the arm"):
+        streaming.client.request("reset", timeout_s=30)
+    assert "support the arm" in streaming.fault("follower_left")
+    assert "support the arm" in streaming.client.status()["groups"]["followers"]["stop"]
+    time.sleep(0.3)
+    t_ns, servos, ticks = streaming.goals("follower_left")
+    for servo in (1, 4, 6, 7, 8):
+        after = ticks[(servos == servo) & (t_ns > since_ns)]
+        assert len(after) == 0 or after.max() - after.min() <= 1
+
+
+def test_leaving_a_supervisor_in_a_hurry_stops_the_move_it_made(station):
+    station.client.arm("followers")
+    number = station.client.post("home")
+    wait_until(
+        lambda: station.client.tick("follower_left")["source"] == Source.SUPERVISOR, "the move"
+    )
+    wait_until(lambda: abs(station.client.tick("follower_left")["sent"][1] + 1.85) > 0.1, "motion")
+    station.supervisor.send_signal(signal.SIGKILL)
+    station.supervisor.wait()
+    killed_ns = time.monotonic_ns()
+    wait_until(
+        lambda: all(
+            int(station.client.tick(r)["difference"]) & Difference.OUT_OF_LEASE for r in ROBOTS
+        ),
+        "the lease's end",
+    )
+    time.sleep(0.2)
+    assert number > 0
+    t_ns, servos, ticks = station.goals("follower_left")
+    assert (last_motion_ns(t_ns, servos, ticks) - killed_ns) / 1e9 < 2.0
+    assert_continuous(t_ns, servos, ticks)
+
+
+def test_malformed_requests_are_answered_and_harm_nobody(station):
+    client = station.client
+    bodies = [
+        ("lease.renew", {"group": "followers", "token": "x"}),
+        ("lease.renew", {}),
+        ("lease.acquire", {"group": "followers", "holder": "\ud800", "ttl_s": 1.0, "source": 99}),
+        ("lease.acquire", {"group": ["followers"], "holder": "x", "ttl_s": 1.0}),
+        ("lease.acquire", {"group": "followers", "holder": "x", "ttl_s": int("9" * 400)}),
+        ("torque", {"robot": "follower_left", "joints": 7, "on": True}),
+        ("arm", {"group": {"a": 1}}),
+        ("stop", {"category": 7}),
+        ("no.such.request", {}),
+    ]
+    for kind, body in bodies:
+        with pytest.raises(ControlPlaneError):
+            client.request(kind, body)
+    assert station.supervisor.poll() is None
+    assert client.status()["groups"]["followers"]["holder"] is None
+    with client.lease("followers", "\ud800 odd name") as lease:
+        assert client.status()["groups"]["followers"]["token"] == lease.token
+
+
+def test_a_mailbox_that_is_none_is_refused_and_the_arm_lives(station):
+    client = station.client
+    client.arm("followers")
+    grant = client.request(
+        "lease.acquire",
+        {"group": "followers", "holder": "odd", "source": int(Source.DEMO), "ttl_s": 5.0},
+    )
+    mailbox_path("v", "followers", grant["token"]).write_bytes(b"no ring" * 100)
+    wait_until(
+        lambda: int(client.tick("follower_left")["token"]) == grant["token"], "the lease seen"
+    )
+    time.sleep(0.2)
+    assert all(station.lifecycle(robot) is Lifecycle.ARMED for robot in ROBOTS)
+
+
+def test_leases_of_one_client_do_not_eat_each_others_answers():
+    with virtual_station(rate_hz=100.0) as station, StationClient("v") as client:
+        with (
+            client.lease("followers", "both", source=Source.POLICY) as followers,
+            client.lease("leaders", "both", source=Source.POLICY) as leaders,
+            StationClient("v") as human,
+            human.lease("leaders", "human", source=Source.HUMAN),
+        ):
+            hold = np.zeros(14)
+
+            def noticed() -> bool:
+                followers.send(hold)
+                leaders.renew()
+                return leaders.lost is not None
+
+            wait_until(noticed, "the loss of the leaders' lease", 20)
+            assert "human" in leaders.lost
+            assert followers.lost is None
+        del station
+
+
+def test_commands_while_stopped_are_forgotten(streaming):
+    """Neither kept (the loop's memory would grow) nor done later."""
+    streaming.client.stop("test")
+    wait_until(lambda: streaming.lifecycle("follower_left") is Lifecycle.STOPPED, "the stop")
+    sent = streaming.streamer.sent
+    wait_until(lambda: streaming.streamer.sent > sent + 50, "a second of commands")
+    held = streaming.client.tick("follower_left")["sent"].copy()
+    streaming.streamer._ended.set()
+    wait_until(
+        lambda: streaming.client.status()["groups"]["followers"]["holder"] is None, "its end"
+    )
+    streaming.client.request("reset")
+    streaming.client.arm("followers")
+    time.sleep(0.3)
+    # It goes on from the goal registers, which are rounded to counts of 1.5 mrad.
+    assert streaming.client.tick("follower_left")["sent"] == pytest.approx(held, abs=2e-3)
