@@ -116,7 +116,9 @@ class FaultWatch:
         now_ns = time.monotonic_ns()
         waited_s = (now_ns - self._polled_ns) * 1e-9
         room_s = (period_ns - (now_ns - started_ns)) * 1e-9
-        if waited_s > POLL_ANYWAY_S or (waited_s > POLL_EVERY_S and room_s > self._poll_s):
+        if waited_s > POLL_ANYWAY_S or (
+            waited_s > POLL_EVERY_S and room_s > self._poll_s + 0.5e-9 * period_ns
+        ):
             self._ask(*next(self._round))
 
     def _ask(self, servo_id: int, register: str) -> None:
