@@ -242,9 +242,10 @@ def _lateness(axis: Any, episode: Episode, robot: str, origin: int) -> None:
 
 def _distance(axis: Any, episode: Episode, origin: int) -> None:
     axis.set_title("collision guard: nearest distance [m]")
-    known = False
+    known = ran = False
     for robot in episode.robots:
         log = episode.log(robot)
+        ran = ran or bool(np.isinf(log["distance"]).any())  # NaN: no guard; inf: nothing near
         if len(log) and np.isfinite(log["distance"]).any():
             t, distance = _thin((log["t_ns"] - origin) / 1e9, log["distance"])
             axis.plot(t, distance, label=robot)
@@ -253,7 +254,8 @@ def _distance(axis: Any, episode: Episode, origin: int) -> None:
         axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
         _above(axis, len(episode.robots))
     else:
-        axis.text(0.5, 0.5, "no guard ran", transform=axis.transAxes, ha="center", color="#888888")
+        text = "nothing came within the guard's margins" if ran else "no guard ran"
+        axis.text(0.5, 0.5, text, transform=axis.transAxes, ha="center", color="#888888")
 
 
 def _frame_age(axis: Any, episode: Episode, seconds: NDArray[np.float64]) -> None:
