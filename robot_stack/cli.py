@@ -43,9 +43,10 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 
 EPILOG = """examples:
   robot-stack demo                                  a whole virtual station, nothing to plug in
-  robot-stack serve configs/aloha_virtual.yaml      start a station
-  robot-stack teleop configs/aloha_virtual.yaml     in a second terminal: move the leaders
-  robot-stack record configs/aloha_virtual.yaml     in a third: keep what happens
+  robot-stack virtual configs/aloha_virtual.yaml    the hardware, where it is a virtual one
+  robot-stack serve configs/aloha_virtual.yaml      in another terminal: start the station
+  robot-stack teleop configs/aloha_virtual.yaml     in another: move the leaders
+  robot-stack record configs/aloha_virtual.yaml     in another: keep what happens
   robot-stack stop STATION                          stop, from anywhere
 
 `robot-stack COMMAND --help` explains one command.
