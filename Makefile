@@ -7,8 +7,9 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The policy extra (torch) is left out: nothing that `make` runs needs it.
-EXTRAS := aloha,realsense,cameras,sim,collect,web,dev
+EXTRAS := all,dev
+# Its wheel asks for numpy 1; it works with numpy 2, so its dependencies are not asked for.
+OPENPI_CLIENT := openpi-client==0.1.2
 LIBRARIES := gl usb
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
@@ -25,6 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	[ -x $(BIN)/python ] || { echo "creating $(VENV) with $$python"; "$$python" -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
 	    -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
+	    --no-deps $(OPENPI_CLIENT)
 	@touch $@
 
 system-check:

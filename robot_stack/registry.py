@@ -51,6 +51,13 @@ EXTRAS = {
     "fastapi": "web",
     "uvicorn": "web",
     "torch": "policy",
+    "safetensors": "policy",
+    "tensorboard": "train",
+    "gym_pusht": "pusht",
+    "gymnasium": "pusht",
+    "openvino": "openvino",
+    "websockets": "openpi",
+    "msgpack": "openpi",
 }
 
 # Debian's package of a system library that a wheel expects.
