@@ -12,6 +12,7 @@ __all__ = [
     "LeaseError",
     "MessageError",
     "MissingDependencyError",
+    "PolicyError",
     "RegistryError",
     "RobotStackError",
     "SharedMemoryError",
@@ -64,3 +65,11 @@ class CommandRefusedError(RobotStackError):
 
 class EpisodeError(RobotStackError):
     """An episode file is unreadable, incomplete or does not match what was asked of it."""
+
+
+class PolicyError(RobotStackError):
+    """A policy, checkpoint or policy server refused; ``code`` names the reason for programs."""
+
+    def __init__(self, text: str, code: str = "refused") -> None:
+        super().__init__(text)
+        self.code = code
