@@ -263,19 +263,23 @@ class TeleopSession:
         return True
 
     def trouble(self) -> str | None:
-        """Why the followers don't follow (stop, fault, a leader far away), None when they do."""
+        """Why the followers don't follow (a stop, a fault of an arm on either side, a leader far
+        away), None when they do."""
         now_ns = time.monotonic_ns()
-        for name in self.followers:
+        for name in [*self.followers, *self.leaders]:
             try:
                 tick = self.client.tick(name)
             except SharedMemoryError:
                 return f"{name} is being started again"
             if now_ns - int(tick["t_ns"]) > SILENCE_S * 1e9:
                 return f"{name} is silent"
-            if tick["lifecycle"] != Lifecycle.ARMED:
-                status = self.client.status()["groups"][self.follower_group]
-                return str(status["stop"] or Lifecycle(int(tick["lifecycle"])).name.lower())
-            if int(tick["difference"]) & Difference.REENGAGE:
+            lifecycle = Lifecycle(int(tick["lifecycle"]))
+            leads = name in self.pairs  # it is read, whatever holds it, unless it is in fault
+            if lifecycle is Lifecycle.FAULT or not (leads or lifecycle is Lifecycle.ARMED):
+                group = self.station.group_of(name).name
+                stop = self.client.status()["groups"][group]["stop"]
+                return str(stop or lifecycle.name.lower())
+            if not leads and int(tick["difference"]) & Difference.REENGAGE:
                 return f"the leader of {name} is too far from it to be followed"
         return None
 
