@@ -47,7 +47,8 @@ class PolicyContract:
     last, and answers ``horizon`` (Tp) actions ``control_dt_ns`` apart. Row ``first_action`` is the
     action for the moment of the newest observation (To - 1 in Diffusion Policy, 0 in ACT); rows
     before it repeat the past. ``execute`` (Ta) is how many rows from there on are meant to be
-    executed before the next chunk. ``normalizer`` names the statistics (SHA-256, hex).
+    executed before the next chunk. ``normalizer`` names the statistics (SHA-256, hex). ``start`` is
+    where the demonstrations began, one value an action (their median), empty when unknown.
     """
 
     name: str
@@ -63,11 +64,16 @@ class PolicyContract:
     execute: int = within(1, 1024)
     mode: Literal["joint_position"] = "joint_position"
     normalizer: str = ""
+    start: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.first_action >= self.horizon:
             raise ValueError(
                 f"first_action {self.first_action} must lie in the horizon of {self.horizon} rows"
+            )
+        if self.start and len(self.start) != len(self.action):
+            raise ValueError(
+                f"start has {len(self.start)} values for {len(self.action)} action features"
             )
         if self.execute > self.rows:
             raise ValueError(
@@ -91,7 +97,7 @@ class PolicyContract:
     def differences(self, offered: PolicyContract) -> list[str]:
         """In which fields that matter for control ``offered`` is not this contract, in words.
 
-        ``name``, ``task`` and ``normalizer`` belong to the policy alone and are not compared.
+        ``name``, ``task``, ``normalizer`` and ``start`` are the policy's own and not compared.
         """
         found = []
         for field in ("embodiment", "control_dt_ns", "mode"):
