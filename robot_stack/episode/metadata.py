@@ -16,21 +16,15 @@ import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from robot_stack.clock import boot_id
 from robot_stack.errors import EpisodeError
 
 __all__ = ["SCHEMA_VERSION", "SLOT_BYTES", "EpisodeMetadata", "decode_slots", "encode_slot"]
 
 SCHEMA_VERSION = 1
 SLOT_BYTES = 65536
-
-
-def boot_id() -> str:
-    """Which boot of this machine monotonic times belong to; empty where Linux does not say."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
 
 
 @dataclass(frozen=True, slots=True)
