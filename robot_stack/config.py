@@ -31,6 +31,7 @@ __all__ = [
     "WorldSection",
     "load_station",
     "parse",
+    "read_yaml",
     "within",
 ]
 
@@ -229,19 +230,26 @@ def _plain(node: yaml.Node, file: str, loader: _Loader) -> Any:
     return loader.construct_object(node, deep=True)
 
 
-def _read_yaml(path: Path) -> Section:
+def read_yaml(
+    path: Path, what: str = "station file", example: str = "configs/aloha_virtual.yaml"
+) -> Section:
+    """The mapping in a YAML file; ConfigError when it can't be read, is none, or has a key twice.
+
+    ``what`` and ``example`` are for the messages.
+    """
     try:
         text = path.read_text()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(
-            f"cannot read station file {path}: {error.strerror}; give the path of a station YAML, "
-            "for example configs/aloha_virtual.yaml"
+            f"cannot read {what} {path}: {reason}; give the path of a YAML file, "
+            f"for example {example}"
         ) from error
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{path}: a station file is a mapping of keys, this one is not")
+            raise ConfigError(f"{path}: a {what} is a mapping of keys, this file is not one")
         return typing.cast(Section, _plain(node, str(path), loader))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
@@ -356,7 +364,7 @@ def _named(mapping: dict[str, Any]) -> dict[str, Any]:
 def load_station(path: str | Path) -> Station:
     """Read and check a station file; ConfigError says file, line, key and what is allowed."""
     path = Path(path)
-    section = _read_yaml(path)
+    section = read_yaml(path)
     station = parse(Station, section)
     file = str(path)
 
