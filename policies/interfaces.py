@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -66,16 +66,20 @@ class Draw:
 class Step:
     """What a decoder knows when a chunk is requested.
 
-    ``priors`` are the chunks of this session, newest first, as ``Decoder.choose`` returned them,
-    shifted so that row i answers the same moment as row i of the new chunk: what has passed is cut
-    off, so a prior has fewer than Tp rows (never none). ``priors[0]`` is the chunk that is being
-    executed. ``delay`` is how many more of its actions will be consumed before the new chunk
-    arrives: the forecast. ``rng`` is the session's.
+    ``priors`` are the chunks that this session executed, newest first, as ``Decoder.choose``
+    returned them, shifted so that row i answers the same moment as row i of the new chunk: what
+    has passed is cut off, so a prior has at most Tp rows, and always one for the newest
+    observation's moment or later. ``priors[0]`` is the chunk that is being executed. ``delay`` is
+    how many more of its actions will be consumed before the new chunk arrives: the forecast.
+    ``rng`` is the session's. ``previous`` (-1: none) and ``consumed`` are what the client named;
+    the session needs them back with the chunk.
     """
 
     priors: tuple[Array, ...]
     delay: int
     rng: np.random.Generator
+    previous: int = -1
+    consumed: int = 0
 
 
 class Policy(Protocol):
@@ -83,6 +87,9 @@ class Policy(Protocol):
 
     contract: PolicyContract
     gives: frozenset[Need]
+
+    @property
+    def device(self) -> torch.device: ...
 
     def encode(self, state: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Observations (B, To, S), action units, and uint8 (B, To, H, W, 3) a camera -> condition
@@ -105,11 +112,15 @@ class Policy(Protocol):
         """Actions (..., D) in the units of the policy's noise, for decoders that choose noise."""
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """Makes one chunk of a policy's samples. Keeps no state: what came before is in ``Step``."""
 
-    name: ClassVar[str]
-    needs: ClassVar[frozenset[Need]]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> frozenset[Need]: ...
 
     def plan(self, step: Step, policy: Policy) -> Draw:
         """What to draw."""

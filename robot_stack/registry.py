@@ -31,6 +31,19 @@ REGISTRY: dict[str, dict[str, str]] = {
     "guard": {
         "aloha_cell": "hardware.worlds.collision:MujocoCollisionGuard",
     },
+    "policy": {
+        "diffusion": "policies.diffusion:DiffusionPolicy",
+    },
+    "decoder": {
+        "receding_horizon": "policies.decoding.receding_horizon:RecedingHorizon",
+        "temporal_ensemble": "policies.decoding.temporal_ensemble:TemporalEnsemble",
+        "warm_start": "policies.decoding.warm_start:WarmStart",
+        "ema": "policies.decoding.ema:Ema",
+        "coherence": "policies.decoding.coherence:Coherence",
+        "bid": "policies.decoding.bid:Bid",
+        "bid_warm": "policies.decoding.bid:BidWarm",
+        "rtc": "policies.decoding.rtc:Rtc",
+    },
     "doctor": {
         "aloha": "hardware.aloha.doctor:checks",
         "cameras": "hardware.cameras.doctor:checks",

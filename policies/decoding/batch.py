@@ -1,0 +1,114 @@
+"""One decoding step for several sessions: one encode, draws of a kind in one batch.
+
+Each session's noise comes from its own generator, so its chunks do not depend on who else is
+served (beyond rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from policies.decoding.session import Session
+from policies.hosted import Hosted
+from policies.interfaces import Array, Draw, Policy, Step
+
+__all__ = ["Request", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What ``session`` asks: its begun ``step``, state (To, S) in raw units, and uint8 frames
+    (To, H, W, 3) a camera."""
+
+    session: Session
+    step: Step
+    state: Array
+    images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+
+def decode(hosted: Hosted, requests: Sequence[Request]) -> list[tuple[int, NDArray[np.float64]]]:
+    """The chunk id and rows (H, D) of each request. A session appears once at most."""
+    if not requests:
+        return []
+    draws = [request.session.decoder.plan(request.step, hosted.strong) for request in requests]
+    with torch.no_grad():
+        strong = _sample(hosted.strong, requests, draws, weak=False)
+        weak = [draw.noise[:0] for draw in draws]
+        if hosted.weak is not None and any(draw.contrast for draw in draws):
+            weak = _sample(hosted.weak, requests, draws, weak=True)
+    return [
+        request.session.finish(request.step, *samples)
+        for request, *samples in zip(requests, strong, weak, strict=True)
+    ]
+
+
+def _sample(
+    policy: Policy, requests: Sequence[Request], draws: Sequence[Draw], *, weak: bool
+) -> list[Array]:
+    """The samples (n, Tp, D) of each draw's part for this policy; (0, Tp, D) where it has none."""
+    parts = [draw.noise[draw.samples :] if weak else draw.noise[: draw.samples] for draw in draws]
+    groups: dict[Hashable, list[int]] = {}
+    for index, (draw, noise) in enumerate(zip(draws, parts, strict=True)):
+        if len(noise):
+            groups.setdefault(_kind(draw), []).append(index)
+    samples = list(parts)
+    for indices in groups.values():
+        found = _sample_alike(
+            policy,
+            [requests[i] for i in indices],
+            [draws[i] for i in indices],
+            [parts[i] for i in indices],
+        )
+        for index, chunks in zip(indices, found, strict=True):
+            samples[index] = chunks
+    return samples
+
+
+def _kind(draw: Draw) -> Hashable:
+    """Draws that one call of ``Policy.sample`` can answer are of one kind."""
+    level = None if draw.start is None else draw.level
+    return level, None if draw.guide is None else draw.guide.limit
+
+
+def _sample_alike(
+    policy: Policy, requests: Sequence[Request], draws: Sequence[Draw], parts: Sequence[Array]
+) -> list[Array]:
+    device, counts = policy.device, [len(noise) for noise in parts]
+    repeats = torch.tensor(counts, device=device)
+
+    def expanded(values: Sequence[Array]) -> torch.Tensor:
+        stacked = torch.from_numpy(np.stack(values)).to(device, torch.float32)
+        return stacked.repeat_interleave(repeats, dim=0)
+
+    condition = policy.encode(
+        torch.from_numpy(np.stack([request.state for request in requests])).to(
+            device, torch.float32
+        ),
+        {
+            camera.name: torch.from_numpy(
+                np.stack([request.images[camera.name] for request in requests])
+            ).to(device)
+            for camera in policy.contract.cameras
+        },
+    )
+    starts = [draw.start for draw in draws if draw.start is not None]
+    guides = [draw.guide for draw in draws if draw.guide is not None]
+    chunks = policy.sample(
+        condition.repeat_interleave(repeats, dim=0),
+        torch.from_numpy(np.concatenate(parts)).to(device, torch.float32),
+        start=expanded(starts) if starts else None,
+        level=draws[0].level,
+        guide=(
+            expanded([guide.target for guide in guides]),
+            expanded([guide.weights for guide in guides]),
+            guides[0].limit,
+        )
+        if guides
+        else None,
+    )
+    return np.split(chunks.cpu().numpy(), np.cumsum(counts)[:-1])
