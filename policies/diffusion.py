@@ -1,0 +1,102 @@
+"""Diffusion Policy: a network that predicts the noise in an action chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from policies.batch import Batch
+from policies.conditioned import ConditionedPolicy
+from policies.guidance import guide_denoise
+from policies.models.table import NETWORKS
+from policies.named import parse_named
+from policies.normalizer import Normalizer
+from policies.samplers import SAMPLERS, Denoise
+from policies.schedules import Level, Schedule
+from robot_stack.config import Section, parse
+from robot_stack.contract import PolicyContract
+
+__all__ = ["DiffusionOptions", "DiffusionPolicy"]
+
+
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """``{"policy": "diffusion", "network": {"name": ...}, "sampler": {"name": ...}, ...}``."""
+
+    network: Section
+    schedule: Schedule = field(default_factory=Schedule)
+    sampler: Section = field(default_factory=lambda: Section({"name": "ddim"}, "", 0, {}))
+    mask_padding: bool = False
+
+
+class DiffusionPolicy(ConditionedPolicy):
+    """Chi et al. 2023: epsilon prediction under the observations, trained as Ho et al. 2020.
+
+    The paper's loss counts the padded actions at the ends of an episode; ``mask_padding`` leaves
+    them out.
+    """
+
+    def __init__(
+        self, architecture: Mapping[str, Any], contract: PolicyContract, normalizer: Normalizer
+    ) -> None:
+        values = {key: value for key, value in architecture.items() if key != "policy"}
+        options = parse(DiffusionOptions, values, "architecture")
+        super().__init__(
+            architecture,
+            contract,
+            normalizer,
+            parse_named(NETWORKS, options.network, "network"),
+        )
+        self.schedule = options.schedule
+        self.sampler = parse_named(SAMPLERS, options.sampler, "sampler")
+        self.mask_padding = options.mask_padding
+        shares = torch.tensor(self.schedule.alphas_cumprod, dtype=torch.float64)
+        self.register_buffer("alphas", shares.sqrt().float(), persistent=False)
+        self.register_buffer("sigmas", (1 - shares).sqrt().float(), persistent=False)
+
+    alphas: torch.Tensor
+    sigmas: torch.Tensor
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Mean square error of the predicted noise (Ho et al. 2020, algorithm 1)."""
+        condition = self.condition(batch.state, batch.images)
+        clean = self.normalize_action(batch.action)
+        t = torch.randint(self.schedule.steps, (len(clean),), device=clean.device)
+        noise = torch.randn_like(clean)
+        x = self.alphas[t, None, None] * clean + self.sigmas[t, None, None] * noise
+        error = (self.network(x, t, condition) - noise) ** 2
+        return self.mean(error, batch.mask if self.mask_padding else None)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        start: torch.Tensor | None = None,
+        level: float = 1.0,
+        guide: tuple[torch.Tensor, torch.Tensor, float] | None = None,
+    ) -> torch.Tensor:
+        """As ``Policy.sample``; guided as ``policies.guidance`` derives it."""
+
+        def denoise(x: torch.Tensor, here: Level) -> tuple[torch.Tensor, torch.Tensor]:
+            t = torch.full((len(x),), here.t, device=x.device)
+            residue = self.network(x, t, condition)
+            return (x - here.sigma * residue) / here.alpha, residue
+
+        chosen: Denoise = denoise
+        if guide is not None:
+            target, weights, limit = guide
+            chosen = guide_denoise(denoise, self.normalize_action(target), weights, limit)
+        clean = self.sampler.sample(
+            chosen,
+            self.schedule,
+            noise,
+            start=None if start is None else self.normalize_action(start),
+            level=level,
+            clip=self.clip,
+        )
+        return self.restore_action(clean)

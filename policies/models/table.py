@@ -1,0 +1,12 @@
+"""Networks by name, as an architecture writes them."""
+
+from __future__ import annotations
+
+from policies.models.mlp import FilmMlpOptions
+from policies.models.network import NetworkOptions
+
+__all__ = ["NETWORKS"]
+
+NETWORKS: dict[str, type[NetworkOptions]] = {
+    "mlp": FilmMlpOptions,
+}
