@@ -119,7 +119,8 @@ class RecordingSession:
     """Records episodes of a station into one directory, numbered without a gap.
 
     ``task`` is the instruction in words, ``operator`` a pseudonym. With ``seconds`` every episode
-    is stopped after that time, and labelled by the world if there is one. Opening a session
+    is stopped after that time, and labelled by the world if there is one. ``policy`` says what runs
+    if no person operates. Opening a session
     recovers what a killed recorder left in the directory (``recovered``). Several sessions may
     record into one directory. Nothing here moves a robot.
     """
@@ -133,6 +134,7 @@ class RecordingSession:
         operator: str | None = None,
         encoding: Literal["jpeg", "raw"] | None = None,
         seconds: float | None = None,
+        policy: Mapping[str, Any] | None = None,
     ) -> None:
         self.station = station
         self.task = station.task if task is None else task
@@ -146,6 +148,7 @@ class RecordingSession:
             "task_id": station.task or None,
             "task": self.task or None,
             "language": task,
+            "policy": dict(policy or {}),
         }
         self.config = recorder_config(
             station,

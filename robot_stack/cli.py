@@ -29,6 +29,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "reset": ("server.control.commands", "clear a latched stop or fault"),
     "shutdown": ("server.control.commands", "lower the arms and end a station"),
     "teleop": ("collect.teleop", "followers follow what an operator moves"),
+    "run": ("collect.run_policy", "a hosted policy drives the robots"),
     "record": ("collect.record", "record episodes while somebody teleoperates"),
     "episode": ("collect.episode_tools", "info, check, view, replay, relabel, trash, recover"),
     "preview": ("server.console.preview", "live cameras in a browser page"),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from robot_stack.config import parse, within
 
-__all__ = ["CameraInput", "Feature", "PolicyContract"]
+__all__ = ["CameraInput", "Feature", "PolicyContract", "Unit"]
 
 Unit = Literal["rad", "m", "fraction", "px", "1"]
 

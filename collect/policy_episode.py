@@ -1,0 +1,191 @@
+"""One episode of a policy on a station: to the start pose, roll out, judge, and record if asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collect.rollout import Mode, PolicyRunner, PolicySource, RolloutSummary
+from collect.session import RecordingSession
+from hardware.aloha.trajectory import minimum_jerk
+from robot_stack.client import StationClient
+from robot_stack.config import GroupConfig, Station
+from robot_stack.errors import ControlPlaneError, SharedMemoryError
+from robot_stack.records import CHUNK_ROWS
+from robot_stack.types import Source
+
+__all__ = ["PolicyEpisode", "Start", "world_dimensions"]
+
+Start = Literal["policy", "home", "here"]
+
+START_SPEED = 0.4  # mean speed of the way to the start, in the joints' units per second
+SHORTEST_START_S = 1.0
+REACHED = 0.05  # of the start, in the joints' units
+POSE_S = 60.0  # the longest way home
+SUCCESS_HELD_S = 0.5  # the world's verdict must stand this long
+RECORD_POLL_S = 0.01
+
+
+def world_dimensions(station: Station, client: StationClient) -> int:
+    """How many numbers a virtual station's world publishes of its state, 0 without one."""
+    if station.world is None:
+        return 0
+    try:
+        return int(client.ring("world", "world").dtype["env_state"].shape[0])
+    except SharedMemoryError as error:
+        raise ControlPlaneError(
+            f"the world of {station.station} is not running ({error}); start it with "
+            f"`robot-stack virtual {station.path}`"
+        ) from error
+
+
+class PolicyEpisode:
+    """Arguments as in ``PolicyRunner``; ``seconds`` ends it, on a virtual station success does too.
+
+    With ``recording`` the rollout is recorded from the moment the policy begins, labelled by the
+    world where there is one.
+    """
+
+    def __init__(
+        self,
+        station: Station,
+        group: GroupConfig,
+        client: StationClient,
+        policy: PolicySource,
+        *,
+        mode: Mode = "async",
+        execute: int | None = None,
+        seconds: float | None = None,
+        start: Start = "policy",
+        recording: RecordingSession | None = None,
+        say: Callable[[str], None] = print,
+        resume: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.station = station
+        self.group = group
+        self.client = client
+        self.seconds = seconds
+        self.start = start
+        self.recording = recording
+        self.say = say
+        self.runner = PolicyRunner(
+            station,
+            group,
+            client,
+            policy,
+            mode=mode,
+            execute=execute,
+            say=say,
+            event=self._event,
+            resume=resume,
+        )
+        self._began_s = 0.0
+        self._polled_s = 0.0
+        self._success_s: float | None = None
+
+    @property
+    def summary(self) -> RolloutSummary:
+        return self.runner.summary
+
+    def run(self, cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+        """Roll out once and say what came of it, as plain JSON."""
+        self._to_start(cancelled)
+        if self.recording is not None:
+            self.recording.start()
+        self._began_s = time.monotonic()
+        fault = ""
+        try:
+            self.runner.run(lambda: cancelled() or self._over())
+        except ControlPlaneError as error:
+            fault = str(error)
+            self.say(fault)
+        finally:
+            saved = self._save()
+        summary = self.summary
+        result: dict[str, Any] = {
+            "ok": not fault and summary.chunks > 0 and self._verdict() is not False,
+            "success": self._verdict(),
+            "ended": fault or summary.ended,
+            "seconds": round(summary.seconds, 2),
+            "chunks": summary.chunks,
+            "unanswered": summary.unanswered,
+            "starved_ticks": summary.starved_ticks,
+            "takeovers": summary.takeovers,
+            "latency_ms": summary.latency.summary(),
+        }
+        if saved:
+            result["file"] = saved
+        return result
+
+    # -- the way to the start ------------------------------------------------------------------
+
+    def _to_start(self, cancelled: Callable[[], bool]) -> None:
+        if self.start == "here":
+            return
+        self.say("moving home")
+        self.client.request("home", {"group": self.group.name}, timeout_s=POSE_S)
+        goal = np.array(self.runner.contract.start)
+        if self.start == "home" or not goal.size:
+            return
+        self.say("moving to where the demonstrations began")
+        with self.client.lease(self.group.name, "policy", source=Source.POLICY) as lease:
+            self.client.request(
+                "arm", {"group": self.group.name}, timeout_s=POSE_S, keep=lease.renew
+            )
+            begin = self._sent()
+            seconds = max(SHORTEST_START_S, float(np.abs(goal - begin).max()) / START_SPEED)
+            path = minimum_jerk(begin, goal, seconds, seconds / (CHUNK_ROWS - 1))
+            dt_ns = round(seconds * 1e9 / (CHUNK_ROWS - 1))
+            lease.send_chunk(path, time.monotonic_ns(), dt_ns)
+            deadline = time.monotonic() + 2.0 * seconds
+            while (off := np.abs(self._sent() - goal)).max() > REACHED and not cancelled():
+                lease.renew()
+                if lease.lost is not None or time.monotonic() > deadline:
+                    worst = int(off.argmax())
+                    joint = self.runner.contract.action[worst].name
+                    raise ControlPlaneError(
+                        f"the start pose was not reached: {joint} is {off[worst]:.3f} away "
+                        f"({lease.lost or 'something is in the way'}); "
+                        "see `robot-stack status`, or begin --start here"
+                    )
+                time.sleep(RECORD_POLL_S)
+
+    def _sent(self) -> NDArray[np.float64]:
+        return np.concatenate([self.client.tick(robot)["sent"] for robot in self.group.robots])
+
+    # -- while it runs -------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        """Called in every turn: keeps the recording going and looks for an end."""
+        now = time.monotonic()
+        if now - self._polled_s >= RECORD_POLL_S:
+            self._polled_s = now
+            if self.recording is not None:
+                self.recording.poll()
+            self._success_s = (self._success_s or now) if self._verdict() else None
+        if self._success_s is not None and now - self._success_s >= SUCCESS_HELD_S:
+            return True
+        return self.seconds is not None and now - self._began_s >= self.seconds
+
+    def _verdict(self) -> bool | None:
+        """The world's verdict, None where no world judges."""
+        if self.station.world is None:
+            return None
+        latest = self.client.ring("world", "world").latest()
+        return None if latest is None else bool(latest[1]["success"])
+
+    def _event(self, kind: str, text: str) -> None:
+        if self.recording is not None:
+            self.recording.recorder.event(kind, text)
+
+    def _save(self) -> str:
+        recording = self.recording
+        if recording is None or not recording.recording:
+            return ""
+        verdict = self._verdict()
+        labeller = None if verdict is None else "world"
+        return str(recording.stop(verdict, labeller=labeller).path)

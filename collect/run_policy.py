@@ -1,0 +1,193 @@
+"""`robot-stack run`: a hosted policy drives a group of a station, with human takeover."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import select
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from collect.observation import offered_contract
+from collect.policy_episode import PolicyEpisode, world_dimensions
+from collect.session import RecordingSession, recorded_group
+from robot_stack.client import StationClient
+from robot_stack.config import GroupConfig, Station, load_station
+from robot_stack.errors import ConfigError
+from robot_stack.policy_client import PolicyClient
+
+__all__ = ["add_arguments", "open_policy", "run"]
+
+EPILOG = """examples:
+  robot-stack policy serve runs/transfer/best --bind tcp://127.0.0.1:5600     one terminal
+  robot-stack run --policy tcp://127.0.0.1:5600 --station configs/aloha_virtual.yaml
+  robot-stack run --policy openpi://gpu:8000 --station configs/aloha.yaml --record episodes
+
+Take over at any time with `robot-stack teleop STATION --takeover` in another terminal: the
+leaders are driven to the followers, move both grippers and you hold the robot. End it (Ctrl-C)
+and press enter here: the policy goes on from what it then sees. `robot-stack stop` stops all.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run a learned policy on a station. The policy is asked for its next chunk of actions "
+        "while the last one executes; every chunk is anchored to the capture time of what the "
+        "policy saw. Refuses to move when the policy's contract (joints, units, rate, cameras) is "
+        "not the station's. Ends with Ctrl-C, after --seconds, or when the virtual world's task is "
+        "done; the robots then decelerate and hold."
+    )
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("--policy", required=True, metavar="ENDPOINT", help="tcp://, ipc:// or openpi://")
+    add("--station", required=True, metavar="FILE", help="station file (YAML)")
+    add("--name", default="", help="which of the server's policies (default: its first)")
+    add("--group", default="", help="which robots (default: those that are recorded)")
+    add("--decoder", default="receding_horizon", help="how samples become a chunk")
+    add("--option", action="append", default=[], metavar="KEY=VALUE", help="of the decoder")
+    add(
+        "--mode",
+        choices=("async", "sync"),
+        default="async",
+        help="sync: the robot stands still while the policy thinks",
+    )
+    add("--execute", type=int, metavar="ROWS", help="of each chunk (default: the policy's)")
+    add("--seconds", type=float, metavar="S", help="end after S seconds")
+    add(
+        "--start",
+        choices=("policy", "home", "here"),
+        default="policy",
+        help="begin where the demonstrations did (by way of home), at home, or here",
+    )
+    add("--record", type=Path, metavar="DIR", help="record an episode there")
+    add("--keys", type=Path, metavar="FILE", help="CURVE keys, of `policy keygen`")
+    add(
+        "--resume",
+        choices=("ask", "always", "never"),
+        default="ask",
+        help="after a takeover (default: ask for enter)",
+    )
+    add("--json", action="store_true", help="print one JSON object only")
+
+
+def run(args: argparse.Namespace) -> int:
+    console = Console(stderr=args.json)
+    station = load_station(args.station)
+    group = _group(station, args.group)
+    ended = False
+
+    def on_signal(*_: object) -> None:
+        nonlocal ended
+        ended = True
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+
+    def say(text: str) -> None:
+        console.print(f"run: {text}", highlight=False, soft_wrap=True)
+
+    def resume() -> bool:
+        return args.resume == "always" or (args.resume == "ask" and _agreed(say, lambda: ended))
+
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(StationClient(station.station))
+        policy = stack.enter_context(
+            open_policy(
+                args.policy,
+                station,
+                group,
+                client,
+                name=args.name,
+                decoder=args.decoder,
+                options=_options(args.option),
+                keys=args.keys,
+            )
+        )
+        recording = None
+        if args.record is not None:
+            about = {"endpoint": args.policy, "name": policy.contract.name, "decoder": args.decoder}
+            recording = stack.enter_context(
+                RecordingSession(station, directory=args.record, operator="policy", policy=about)
+            )
+        episode = PolicyEpisode(
+            station,
+            group,
+            client,
+            policy,
+            mode=args.mode,
+            execute=args.execute,
+            seconds=args.seconds,
+            start=args.start,
+            recording=recording,
+            say=say,
+            resume=resume,
+        )
+        result = episode.run(lambda: ended)
+    if not args.json:
+        console.print(episode.summary.latency.table())
+    print(json.dumps(result))
+    return 0 if result["ok"] else 1
+
+
+def _agreed(say: Any, cancelled: Any) -> bool:
+    """Ask the operator to press enter; False without a terminal, or when cancelled meanwhile."""
+    if not sys.stdin.isatty():
+        say("nobody can be asked here whether the policy goes on (see --resume); it ends")
+        return False
+    say("press enter to let the policy go on")
+    while not cancelled():
+        if select.select([sys.stdin], [], [], 0.1)[0]:
+            return bool(sys.stdin.readline())
+    return False
+
+
+def _group(station: Station, name: str) -> GroupConfig:
+    """The group that the policy moves; ConfigError names the groups there are."""
+    if not name:
+        return recorded_group(station)
+    if name not in station.groups:
+        known = ", ".join(station.groups)
+        raise ConfigError(f"{station.path} has no group {name!r}; it has {known}")
+    return station.groups[name]
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` pairs, the values read as JSON where they are JSON."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--option {pair!r} is not KEY=VALUE, such as samples=15")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def open_policy(
+    endpoint: str,
+    station: Station,
+    group: GroupConfig,
+    client: StationClient,
+    *,
+    name: str = "",
+    decoder: str = "receding_horizon",
+    options: dict[str, Any] | None = None,
+    keys: Path | None = None,
+) -> PolicyClient:
+    """A session with a policy; PolicyError when its contract is not what the station offers."""
+    policy = PolicyClient(endpoint, policy=name, decoder=decoder, options=options, keys=keys)
+    try:
+        dimensions = world_dimensions(station, client)
+        policy.offered = offered_contract(station, group, policy.contract, dimensions)
+        policy.open()
+    except BaseException:
+        policy.close()
+        raise
+    return policy
