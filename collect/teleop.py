@@ -44,7 +44,12 @@ class TeleopSession:
     """
 
     def __init__(
-        self, station: Station, client: StationClient, *, say: Callable[[str], None] = print
+        self,
+        station: Station,
+        client: StationClient,
+        *,
+        source: Source = Source.DEMO,
+        say: Callable[[str], None] = print,
     ) -> None:
         if station.teleop is None:
             raise ControlPlaneError(
@@ -52,6 +57,7 @@ class TeleopSession:
             )
         self.station = station
         self.client = client
+        self.source = source
         self.say = say
         self.device: Teleoperator = registry.load("teleop", station.teleop.driver).from_config(
             station.teleop, station
@@ -75,7 +81,7 @@ class TeleopSession:
         self.device.connect()
         try:
             for group in [self.follower_group, *self.leader_groups]:
-                self.leases[group] = self.client.lease(group, "teleop", source=Source.DEMO)
+                self.leases[group] = self.client.lease(group, "teleop", source=self.source)
         except BaseException:
             self.close()
             raise
@@ -183,6 +189,11 @@ class TeleopSession:
         """
         for group in self.leases:
             self._ask("reset", {"group": group})
+        self.meet(cancelled)
+
+    def meet(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Drive the leaders to where the followers are and free them for the operator: how a
+        person takes over from a policy, without the start ritual."""
         for group in self.leases:
             self._ask("arm", {"group": group})
         self.tell("driving the leaders to the followers; let go of them")
@@ -299,12 +310,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stop or fault press r and enter: the followers stay where they are and the leaders are "
         "driven to them. The station must be served already."
     )
-    parser.epilog = "example: robot-stack teleop configs/aloha_virtual.yaml"
+    parser.epilog = (
+        "examples:\n"
+        "  robot-stack teleop configs/aloha_virtual.yaml\n"
+        "  robot-stack teleop configs/aloha_virtual.yaml --takeover     while a policy runs"
+    )
     parser.add_argument("station", help="station file (YAML)")
     parser.add_argument(
         "--wait", type=float, metavar="S", help="give up when no gripper closes for S seconds"
     )
     parser.add_argument("--seconds", type=float, metavar="S", help="end after S seconds of motion")
+    parser.add_argument(
+        "--takeover",
+        action="store_true",
+        help="take over from a running policy: no ritual, the leaders come to the followers",
+    )
     parser.add_argument(
         "--auto-recover", action="store_true", help="after a fault, re-engage without being asked"
     )
@@ -326,13 +346,17 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         print(f"teleop: {text}", file=out, flush=True)
 
+    source = Source.HUMAN if args.takeover else Source.DEMO
     summary: dict[str, Any] = {"ok": True, "commands": 0, "recoveries": 0}
     with (
         StationClient(station.station) as client,
-        TeleopSession(station, client, say=say) as teleop,
+        TeleopSession(station, client, source=source, say=say) as teleop,
     ):
         setup(PRIORITY)
-        teleop.engage(wait_s=args.wait, cancelled=lambda: ended)
+        if args.takeover:
+            teleop.meet(lambda: ended)
+        else:
+            teleop.engage(wait_s=args.wait, cancelled=lambda: ended)
         began = looked = time.monotonic()
         told = False
         say("following; r resets after a fault, Ctrl-C ends")
