@@ -263,9 +263,10 @@ class StationClient:
         body = {"group": group, "holder": holder, "source": int(source), "ttl_s": ttl_s}
         return Lease(self, group, self.request("lease.acquire", body), source)
 
-    def arm(self, group: str) -> None:
-        """Let the group follow commands."""
-        self.request("arm", {"group": group})
+    def arm(self, group: str, *, torque: bool = True) -> None:
+        """Let the group follow commands. All joints get torque first; with ``torque`` false those
+        that hang free stay free."""
+        self.request("arm", {"group": group, "torque": torque})
 
     def disarm(self, group: str) -> None:
         """Let the group ignore commands and hold, under torque."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.aloha import measuring, registers
+from hardware.aloha import measuring, moving, registers
 from hardware.aloha.configuration import (
     AlohaArmConfig,
     ArmCalibration,
@@ -188,7 +188,10 @@ class Calibrator:
         return offsets
 
     def measure_gripper(self, bus: DynamixelBus) -> GripperCalibration:
-        """Closed and open readings: by the operator's hand, or driven with a small current."""
+        """Closed and open readings: by the operator's hand, or driven with a small current.
+
+        A follower's ``bus`` is closed then: its arm process has opened the port meanwhile.
+        """
         servo = self.arm.masters[GRIPPER]
         row = bus.ids.index(servo.id)
 
@@ -201,12 +204,16 @@ class Calibrator:
             self.ask("Open it fully and keep it open")
             opened = reading()
         else:
-            self.ask("The gripper will close and open slowly: keep fingers and objects out of it")
-            try:
-                closed = measuring.drive_gripper(bus, servo, -1)
-                opened = measuring.drive_gripper(bus, servo, +1)
-            finally:
-                bus.write(servo.id, "torque_enable", 0)
+            self.ask(
+                "The gripper will close and open slowly: keep fingers and objects out of it. "
+                f"Ctrl-C, a stop button or `robot-stack stop {self.station.station}` stop it"
+            )
+            angle = reading()
+            bus.close()
+            with moving.gripper_station(
+                self.station, self.name, self.config, angle, self.ask
+            ) as robot:
+                closed, opened = moving.measure_stroke(robot, angle)
         # One count is one turn further for both ends when the servo has wrapped since.
         turn = round((closed + opened) / 2 / (2 * np.pi)) * 2 * np.pi
         try:
@@ -247,8 +254,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Calibrate one ALOHA arm: checks the EEPROM of its servos (ids, models, drive modes, "
         "shadows, limits), then measures joint offsets and the gripper's stroke, and writes "
         "calibration/ROBOT.yaml beside the station file. The arm must lie at rest, without torque, "
-        "and the station must not be served meanwhile. Ask for the whole with no further options, "
-        "or for a part."
+        "and the station must not be served meanwhile. A follower's gripper is driven by an arm "
+        "process of its own: the station's stop buttons and `robot-stack stop` stop it. Ask for "
+        "the whole with no further options, or for a part."
     )
     parser.epilog = """examples:
   robot-stack calibrate lab.yaml --robot leader_left             guided, all steps

@@ -83,8 +83,11 @@ class AlohaArmConfig:
     grippers         the published rig whose gripper numbers hold until the arm is calibrated
     calibration      inline calibration; otherwise calibration/<robot>.yaml beside the station file
     current_limit    of a follower's gripper, 2.69 mA a count: 200 is 0.54 A
+    grip_current     what it grips with, at most that; null: all of it
     bus_watchdog_ms  servos stop and hold when nobody has spoken to them for this long
     fast_read        fast sync reads; null tries them once at connect
+    gripper_state    what a gripper is observed as, a fraction of joint angle or of finger position;
+                     null is ALOHA's convention: finger for a follower, joint for a leader
     servo_models     servos that were replaced by another model, by servo name
     """
 
@@ -95,11 +98,13 @@ class AlohaArmConfig:
     grippers: Literal["stanford", "interbotix"] = "stanford"
     calibration: ArmCalibration | None = None
     current_limit: int = within(50, 300, "counts of 2.69 mA", default=200)
+    grip_current: int | None = within(20, 300, "counts of 2.69 mA", default=None)
     bus_watchdog_ms: int = within(100, 2540, "ms", default=500)
     gains: dict[str, Gains] = field(default_factory=dict)
     limits: dict[str, JointLimits] = field(default_factory=dict)
     servo_models: dict[str, str] = field(default_factory=dict)
     fast_read: bool | None = None
+    gripper_state: Literal["joint", "finger"] | None = None
 
     def __post_init__(self) -> None:
         known = {table.model for table in MODELS.values()}
@@ -115,6 +120,11 @@ class AlohaArmConfig:
                 f"servo_models: the gripper is an {gripper}, which cannot limit its current; a "
                 "follower needs an XM430-W350 there"
             )
+        if self.grip_current is not None and self.grip_current > self.current_limit:
+            raise ValueError(
+                f"grip_current: {self.grip_current} is more than current_limit allows, "
+                f"{self.current_limit}"
+            )
         for name in self.gains:
             if name not in JOINTS:
                 raise ValueError(f"gains: no joint {name!r} (joints: {', '.join(JOINTS)})")
@@ -127,6 +137,11 @@ class AlohaArmConfig:
     def servo_model(self, servo: Servo) -> str:
         """The model of a servo on this rig."""
         return self.servo_models.get(servo.name, servo.model)
+
+    @property
+    def grip(self) -> int:
+        """The goal current of a follower's gripper, in counts of 2.69 mA."""
+        return self.current_limit if self.grip_current is None else self.grip_current
 
     @property
     def offsets(self) -> dict[str, int]:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from hardware.aloha.arm import AlohaArm
+from hardware.aloha import moving, registers
 from hardware.aloha.configuration import AlohaArmConfig
 from hardware.aloha.rig import ARMS, BAUD
 from hardware.dynamixel.bus import DynamixelBus, PingResult, check_usb_latency
 from robot_stack.config import parse
 from robot_stack.errors import BusError, ConfigError, DeviceError
-from robot_stack.safety.filter import SafetyFilter
 
-__all__ = ["Found", "add_arguments", "run", "scan_port", "station_yaml", "udev_rules", "wiggle"]
+__all__ = ["Found", "add_arguments", "run", "scan_port", "station_yaml", "udev_rules"]
 
 BY_ID = Path("/dev/serial/by-id")
 CAMERAS = Path("/dev/v4l/by-id")
@@ -32,11 +28,6 @@ BAUDS = (1_000_000, 57_600, 4_000_000, 3_000_000, 2_000_000, 115_200)
 SLACK_S = 0.05
 ENOUGH = 5  # servos that fit an arm, of nine, for a port to be taken for that arm
 
-WRIST_ROTATE = 5
-WIGGLE_RAD = math.radians(3.0)
-WIGGLE_PERIOD_S = 2.0
-WIGGLE_S = 4.0
-WIGGLE_DT_S = 0.02
 NAMES = ("follower_left", "follower_right", "leader_left", "leader_right")
 ROLES = {"vx300s": "follower", "wx250s": "leader"}
 
@@ -101,50 +92,6 @@ def scan_port(port: str, bauds: Sequence[int] = BAUDS) -> Found:
     if issue is not None:
         complaints.append(str(issue))
     return Found(port, servos, best, tuple(complaints))
-
-
-def wiggle(arm: AlohaArm, seconds: float = WIGGLE_S) -> float:
-    """Swing wrist_rotate by 3 degrees, under the SafetyFilter; returns how far it moved, in rad.
-
-    Only this joint gets torque, and loses it again unless it had it before; what other joints
-    hold they go on holding. DeviceError when the joint did not follow.
-    """
-    only = [joint == WRIST_ROTATE for joint in range(arm.spec.dof)]
-    had_torque = bool(arm.torque()[WRIST_ROTATE])
-    arm.set_torque(only, True)
-    try:
-        center = arm.held()
-        safety = SafetyFilter(arm.spec, WIGGLE_DT_S)
-        safety.reset(center)
-        # A joint near its end swings away from it.
-        joint = arm.spec.joints[WRIST_ROTATE]
-        sign = -1.0 if center[WRIST_ROTATE] > (joint.lower + joint.upper) / 2 else 1.0
-        began = stepped = time.monotonic()
-        angles = []
-        while (elapsed := time.monotonic() - began) < seconds:
-            target = center.copy()
-            phase = math.sin(math.pi * elapsed / WIGGLE_PERIOD_S) ** 2
-            target[WRIST_ROTATE] += sign * WIGGLE_RAD * phase
-            now = time.monotonic()
-            arm.write(safety.step(target, now - stepped).sent)
-            stepped = now
-            angles.append(float(arm.read(0.1).q[WRIST_ROTATE]))
-            time.sleep(WIGGLE_DT_S)
-        while (safety.position != center).any():  # back to where it was
-            now = time.monotonic()
-            arm.write(safety.step(center, now - stepped).sent)
-            stepped = now
-            time.sleep(WIGGLE_DT_S)
-    finally:
-        if not had_torque:
-            arm.set_torque(only, False)
-    moved = float(np.ptp(angles))
-    if moved < WIGGLE_RAD / 2:
-        raise DeviceError(
-            f"wrist_rotate on {arm.config.port} moved {math.degrees(moved):.1f} degrees where 3 "
-            "were asked: is it blocked, or its horn loose?"
-        )
-    return moved
 
 
 def station_yaml(name: str, arms: dict[str, Found], cameras: dict[str, str]) -> str:
@@ -214,17 +161,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Find out which serial port is which arm. Pings every port at every baud rate and tells "
         "arms by the models of their servos (vx300s: follower, wx250s: leader). With --wiggle each "
         "arm in turn swings its wrist by 3 degrees and you say which one it was; hold the arms or "
-        "let them lie. Can then write the station file and udev rules. No station may be served "
-        "meanwhile."
+        "let them lie. Only the wrist gets torque for it, from a station of its own that is called "
+        "identify: Ctrl-C, `robot-stack stop identify` and --stop-device end the motion at once. "
+        "Can then write the station file and udev rules. No station may be served meanwhile."
     )
     parser.epilog = """examples:
   robot-stack identify                                  look only, nothing moves
   robot-stack identify --wiggle --write lab.yaml --udev rules.txt
+  robot-stack identify --wiggle --stop-device /dev/input/by-id/BUTTON
   robot-stack identify --snapshots /tmp/cameras         one picture a camera
   robot-stack identify --port /dev/ttyUSB0 --name /dev/ttyUSB0=leader_left --write lab.yaml
 """
     parser.add_argument("--port", action="append", help="only this port (may be repeated)")
     parser.add_argument("--wiggle", action="store_true", help="move each arm's wrist, ask for it")
+    parser.add_argument(
+        "--stop-device",
+        metavar="DEVICE",
+        help="a button or pedal that stops the wiggle (`robot-stack stop-device --list`)",
+    )
     parser.add_argument(
         "--name",
         action="append",
@@ -244,7 +198,7 @@ def _ask_operator(text: str) -> str:
     print(f"{text} ", end="", file=sys.stderr, flush=True)
     line = sys.stdin.readline()
     if not line:
-        raise ConfigError("no terminal to ask on: say it with --name PORT=ROBOT")
+        raise ConfigError("no terminal to ask on: run it in one, or say --name PORT=ROBOT")
     return line.strip()
 
 
@@ -279,7 +233,7 @@ def run(args: argparse.Namespace, ask: Callable[[str], str] = _ask_operator) -> 
             continue
         robot = names.get(one.port, "")
         if args.wiggle:
-            _wiggle(one, say)
+            _wiggle(one, args.stop_device, say, ask)
             robot = robot or _ask_name(one, arms, ask)
         if robot:
             if robot in arms:
@@ -309,7 +263,12 @@ def run(args: argparse.Namespace, ask: Callable[[str], str] = _ask_operator) -> 
     return 0 if summary["ok"] else 1
 
 
-def _wiggle(found: Found, say: Callable[[str], None]) -> None:
+def _wiggle(
+    found: Found,
+    stop_device: str | None,
+    say: Callable[[str], None],
+    ask: Callable[[str], str],
+) -> None:
     assert found.model is not None
     options = {
         "role": ROLES[found.model],
@@ -318,9 +277,19 @@ def _wiggle(found: Found, say: Callable[[str], None]) -> None:
         "servo_models": found.replaced,
     }
     config = parse(AlohaArmConfig, options, found.port)
-    say(f"{found.port}: this arm now swings its wrist")
-    with AlohaArm(config) as arm:
-        wiggle(arm)
+    ids = [servo.id for servo in config.arm.servos]
+    with DynamixelBus(config.port, ids, config.baud, slack_s=SLACK_S) as bus:
+        falls = any(registers.read_all(bus, "torque_enable").values())
+    devices = {} if stop_device is None else {"stop": {"device": stop_device}}
+    say(f"{found.port}: starting its arm process")
+    with moving.wiggle_station(
+        config, falls=falls, confirm=lambda text: ask(f"{text} [Enter]"), stop_devices=devices
+    ) as robot:
+        say(
+            f"{found.port}: this arm now swings its wrist (Ctrl-C or, in another terminal, "
+            "`robot-stack stop identify` stops it)"
+        )
+        moving.wiggle(robot)
 
 
 def _ask_name(found: Found, taken: dict[str, Found], ask: Callable[[str], str]) -> str:

@@ -1,32 +1,23 @@
-"""Measures an ALOHA arm for its calibration: still readings, stroke of the gripper, offsets.
+"""Measures an ALOHA arm for its calibration: still readings, offsets, which arm was moved.
 
-Everything works on raw servo counts of an open bus. Arm joints are read without torque, in the
-operator's hands; only a follower's gripper, which no hand can turn, is driven, slowly and with a
-small current.
+Everything works on raw servo counts of an open bus, without torque, in the operator's hands, and
+moves nothing. A follower's gripper, which no hand can turn, is driven: see ``moving``.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.aloha.rig import GRIPPER, ArmModel, Servo
+from hardware.aloha.rig import GRIPPER, ArmModel
 from hardware.dynamixel.bus import UNKNOWN_TICKS, DynamixelBus
-from hardware.dynamixel.control_table import (
-    CENTER_TICKS,
-    RAD_PER_TICK,
-    TICKS_PER_REV,
-    OperatingMode,
-)
+from hardware.dynamixel.control_table import CENTER_TICKS, TICKS_PER_REV
 from robot_stack.errors import DeviceError
-from robot_stack.safety.filter import SafetyFilter
-from robot_stack.spec import JointSpec, RobotSpec
 
 __all__ = [
-    "drive_gripper",
     "identify_moved",
     "judge_offsets",
     "still_counts",
@@ -36,13 +27,6 @@ STILL_SAMPLES = 20
 STILL_TICKS = 8
 STILL_TIMEOUT_S = 15.0
 PAUSE_S = 0.02
-
-SMALL_CURRENT = 60  # 0.16 A: fingers close on a finger without hurting it
-DRIVE_RAD_S = 0.6
-DRIVE_RAD_S2 = 3.0
-STALL_RAD = 0.12  # goal this far ahead of the joint, and the joint not moving: at its end
-STALL_S = 0.4
-DRIVE_RANGE_RAD = 3.3
 
 SMALL_OFFSET = 160  # 14 degrees: how badly a pose can be held, or a horn be fitted
 QUARTER = TICKS_PER_REV // 4
@@ -125,60 +109,3 @@ def identify_moved(
     """By arm, how far (ticks, signed) the waist was turned; arms that stayed are left out."""
     moved = {name: int(after[name][0] - before[name][0]) for name in before}
     return {name: ticks for name, ticks in moved.items() if abs(ticks) > MOVED_TICKS}
-
-
-def drive_gripper(
-    bus: DynamixelBus,
-    servo: Servo,
-    direction: int,
-    wait: Callable[[float], None] = time.sleep,
-) -> float:
-    """Drive a follower's gripper with 0.16 A towards closed (-1) or open (+1) until it stalls.
-
-    Returns the joint angle there in rad. Torque, mode and current are left as they are needed for
-    the next call: end with ``release_gripper``. DeviceError when no end is found in 3.3 rad.
-    """
-    if not bus.read(servo.id, "torque_enable"):
-        bus.write_verified(servo.id, "operating_mode", int(OperatingMode.CURRENT_POSITION))
-        present = bus.read(servo.id, "present_position")
-        bus.write_verified(servo.id, "goal_position", present)
-    bus.write_verified(servo.id, "goal_current", SMALL_CURRENT)
-    bus.write_verified(servo.id, "torque_enable", 1)
-
-    def angle() -> float:
-        return (bus.read(servo.id, "present_position") - CENTER_TICKS) * RAD_PER_TICK
-
-    start = angle()
-    spec = RobotSpec(
-        "gripper",
-        (
-            JointSpec(
-                "gripper", "rad", start - DRIVE_RANGE_RAD - 1.0, start + DRIVE_RANGE_RAD + 1.0,
-                velocity=DRIVE_RAD_S, acceleration=DRIVE_RAD_S2, max_step=2 * DRIVE_RANGE_RAD,
-            ),
-        ),
-        home=(start,),
-        sleep=(start,),
-    )  # fmt: skip
-    safety = SafetyFilter(spec, PAUSE_S)
-    safety.reset(np.array([start]))
-    goal = np.array([start + direction * DRIVE_RANGE_RAD])
-    last, still_since = start, time.monotonic()
-    stepped = time.monotonic()
-    while abs(float(safety.position[0]) - start) < DRIVE_RANGE_RAD - 0.01:
-        wait(PAUSE_S)
-        now = time.monotonic()
-        sent = float(safety.step(goal, now - stepped).sent[0])
-        stepped = now
-        bus.write(servo.id, "goal_position", round(sent / RAD_PER_TICK) + CENTER_TICKS)
-        here = angle()
-        if abs(here - last) > STILL_TICKS * RAD_PER_TICK:
-            last, still_since = here, now
-        if abs(sent - here) > STALL_RAD and now - still_since > STALL_S:
-            bus.write(servo.id, "goal_position", round(here / RAD_PER_TICK) + CENTER_TICKS)
-            return here
-    bus.write(servo.id, "torque_enable", 0)
-    raise DeviceError(
-        f"{servo} on {bus.port_name} turned {DRIVE_RANGE_RAD} rad without meeting an end: is the "
-        "horn loose, or are the fingers off?"
-    )

@@ -151,7 +151,7 @@ def apply_ram(bus: DynamixelBus, servo_id: int, values: Mapping[str, int]) -> No
 
 def apply_grip_limit(bus: DynamixelBus, config: AlohaArmConfig, servo: Servo) -> None:
     """Bound the current of a follower's gripper: register 38 (EEPROM) with its torque off, and
-    102; both are read back.
+    102, what it grips with; both are read back.
 
     DeviceError when the servo holds torque with another limit.
     """
@@ -162,4 +162,4 @@ def apply_grip_limit(bus: DynamixelBus, config: AlohaArmConfig, servo: Servo) ->
             f"{config.current_limit}: open the hand, switch its torque off, and connect again"
         )
     bus.write_verified(servo.id, "current_limit", config.current_limit)
-    bus.write_verified(servo.id, "goal_current", config.current_limit)
+    bus.write_verified(servo.id, "goal_current", config.grip)

@@ -35,7 +35,8 @@ class Scale:
         ids = [servo.id for servo in arm.servos]
         self.masters = np.array([ids.index(servo.id) for servo in arm.masters])
         self.gripper = config.gripper
-        self._follower = config.role == "follower"
+        by_role = "finger" if config.role == "follower" else "joint"
+        self._finger = (config.gripper_state or by_role) == "finger"
         self._offset = np.array([config.offsets.get(name, 0) for name in JOINTS], dtype=np.int32)
         self.lower = np.array([servo.min_ticks for servo in arm.masters], dtype=np.int32)
         self.upper = np.array([servo.max_ticks for servo in arm.masters], dtype=np.int32)
@@ -69,12 +70,13 @@ class Scale:
 
     def measured(self, ticks: Ticks, velocity: Ticks) -> tuple[Array, Array]:
         """(q, dq), each (7,): rad and rad/s; the gripper as ALOHA records it and per second:
-        a follower's as a fraction of finger position, a leader's of joint angle."""
+        a follower's as a fraction of finger position, a leader's of joint angle (unless the
+        station says otherwise: ``gripper_state``)."""
         q = self.angles(ticks)
         dq: Array = velocity[self.masters] * VELOCITY_UNIT_RAD_S
         dq[np.isnan(q)] = np.nan
         joint = float(q[GRIPPER])
-        if self._follower:
+        if self._finger:
             dq[GRIPPER] *= self.gripper.position_rate(joint)
             q[GRIPPER] = self.gripper.position_fraction(joint)
         else:

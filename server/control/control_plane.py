@@ -141,11 +141,12 @@ class ControlPlane:
         return None
 
     def _arm(self, body: dict[str, Any]) -> Task:
+        """With ``torque`` false, joints that hang free stay free: only the others follow."""
         for group in self.groups(body):
-            yield from self._arm_group(group)
+            yield from self._arm_group(group, torque=bool(body.get("torque", True)))
         return None
 
-    def _arm_group(self, group: str) -> Generator[None, None, None]:
+    def _arm_group(self, group: str, *, torque: bool = True) -> Generator[None, None, None]:
         """Torque on (goal = present, so nothing moves), then follow commands."""
         flag = self.stops[group]
         if flag.value:
@@ -163,7 +164,7 @@ class ControlPlane:
                 if time.monotonic() > deadline:
                     raise ControlPlaneError(f"{arm.name} has not started; see its log")
                 yield
-            if not arm.tick()["torque"].all():
+            if torque and not arm.tick()["torque"].all():
                 yield from arm.order(OrderKind.TORQUE, [True] * arm.spec.dof, 1)
         for arm in self.members(group):
             yield from arm.order(OrderKind.ARM)

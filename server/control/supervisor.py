@@ -221,8 +221,11 @@ class Supervisor:
     # -- the end -----------------------------------------------------------------------------
 
     def _shutdown(self, body: dict[str, Any]) -> Task:
-        """Lower the arms under torque, take torque away where they rest, end all children."""
-        kept = yield from self.plane.lower()
+        """Lower the arms under torque, take torque away where they rest, end all children.
+
+        With ``lower`` false nothing moves, and what holds goes on holding.
+        """
+        kept = (yield from self.plane.lower()) if body.get("lower", True) else []
         for line in kept:
             print(line, flush=True)
         self.winding_down = True  # children may end from here on

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +17,7 @@ import pytest
 from hardware.aloha.arm import AlohaArm
 from hardware.aloha.configuration import AlohaArmConfig
 from hardware.dynamixel.process import BusProcess, spawn
+from robot_stack.processes import living_pid
 
 IDS = tuple(range(1, 10))
 # Restated by hand: models, reversed servos and position limits of the two arms.
@@ -119,3 +124,17 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 def wait() -> Callable[..., None]:
     """``until`` as a fixture."""
     return until
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory of shared memory with a name short enough for a socket; nothing is left in it."""
+    directory = Path(tempfile.mkdtemp(prefix="rs-", dir="/dev/shm"))
+    monkeypatch.setenv("ROBOT_STACK_RUNTIME", str(directory))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    yield directory
+    left = [path for path in directory.glob("*/pid.*") if living_pid(path) is not None]
+    for path in left:
+        os.kill(int(path.read_text().split()[0]), signal.SIGKILL)
+    shutil.rmtree(directory)
+    assert left == []

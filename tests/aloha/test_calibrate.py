@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,17 @@ import pytest
 from hardware.aloha import calibrate, measuring
 from hardware.aloha.configuration import AlohaArmConfig, load_calibration
 from hardware.aloha.rig import ARMS
+from robot_stack.client import stop_all
 from robot_stack.config import load_station
 from robot_stack.errors import ConfigError, DeviceError
+from tests.aloha.setup_moves import (
+    GRIPPER,
+    GRIPPER_ACCELERATION,
+    GRIPPER_SPEED,
+    Fingers,
+    assert_within,
+    goals,
+)
 
 TICK = 2 * np.pi / 4096
 
@@ -99,48 +109,48 @@ def test_a_leader_by_hand(make_bench: Callable[..., Any], tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_follower_gripper_finds_its_ends(
-    make_bench: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_bench: Callable[..., Any], runtime: Path, tmp_path: Path
 ) -> None:
     bench = make_bench("follower_left")
     path = _station(tmp_path, bench.process.ports)
     ends = (-0.55, 1.40)
-    control = bench.control
-    # The fingers' own ends, as hands that stop the shaft there.
-    drive = measuring.drive_gripper
-
-    def between_ends(bus: Any, servo: Any, direction: int) -> float:
-        def wait(seconds: float) -> None:
-            import time
-
-            time.sleep(seconds)
-            angle = bench.positions("follower_left")[8]
-            blocked = angle <= ends[0] if direction < 0 else angle >= ends[1]
-            control.call(
-                "hand", "follower_left", servo_id=9,
-                position_rad=ends[0 if direction < 0 else 1] if blocked else None,
-            )  # fmt: skip
-
-        angle = drive(bus, servo, direction, wait)
-        control.call("hand", "follower_left", servo_id=9, position_rad=None)
-        return angle
-
-    monkeypatch.setattr(measuring, "drive_gripper", between_ends)
     asked: list[str] = []
-    code = _run(path, "--robot", "follower_left", "--steps", "gripper", ask=asked.append)
+    with Fingers(bench, "follower_left", ends):
+        code = _run(path, "--robot", "follower_left", "--steps", "gripper", ask=asked.append)
     assert code == 0
     assert len(asked) == 1
+    assert "robot-stack stop lab" in asked[0]
     written = load_calibration(tmp_path / "calibration" / "follower_left.yaml")
     assert written.gripper is not None
-    assert written.gripper.joint_closed == pytest.approx(ends[0], abs=0.05)
-    assert written.gripper.joint_open == pytest.approx(ends[1], abs=0.05)
-    assert bench.get("follower_left", 9, "torque_enable") == 0
-    # Never more than the small current, and never in a jump.
-    log = control.goal_log(bus="follower_left")
+    assert written.gripper.joint_closed == pytest.approx(ends[0], abs=0.03)
+    assert written.gripper.joint_open == pytest.approx(ends[1], abs=0.03)
+    assert [bench.get("follower_left", n, "torque_enable") for n in range(1, 10)] == [0] * 9
+    log = bench.control.goal_log(bus="follower_left")
     assert log.value[log.kind == 1].max() <= 60
-    goals = np.array(bench.goals("follower_left", 9))
-    jumps = np.flatnonzero(np.abs(np.diff(goals)) * TICK > 0.1) + 1
-    # At each end it gives way to where the finger stands.
-    assert all(min(abs((goals[i] - 2048) * TICK - end) for end in ends) < 0.03 for i in jumps)
+    t, ticks = goals(bench, "follower_left", GRIPPER)
+    assert_within(t, ticks, GRIPPER_SPEED, GRIPPER_ACCELERATION)
+
+
+@pytest.mark.slow
+def test_a_gripper_that_is_stopped_writes_no_file(
+    make_bench: Callable[..., Any], runtime: Path, tmp_path: Path, wait: Callable[..., None]
+) -> None:
+    bench = make_bench("follower_left")
+    path = _station(tmp_path, bench.process.ports)
+    stopped: list[str] = []
+
+    def stop() -> None:
+        wait(lambda: len(bench.goals("follower_left", GRIPPER)) > 60, "the drive", 60.0)
+        stopped.extend(stop_all("lab", "a finger is in it"))
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(DeviceError, match=r"was stopped: a finger is in it\. It holds"):
+        _run(path, "--robot", "follower_left", "--steps", "gripper", ask=lambda _: None)
+    thread.join(60)
+    assert stopped == ["follower_left"]
+    assert bench.get("follower_left", GRIPPER, "torque_enable") == 1
+    assert not (tmp_path / "calibration").exists()
 
 
 def test_swapped_ports_are_found(make_bench: Callable[..., Any], tmp_path: Path) -> None:

@@ -13,9 +13,15 @@ import pytest
 
 from hardware.aloha import identify
 from robot_stack.config import load_station
-from robot_stack.errors import ConfigError, DeviceError
+from robot_stack.errors import ConfigError
+from tests.aloha.setup_moves import (
+    WIGGLE_ACCELERATION,
+    WIGGLE_SPEED,
+    WRIST,
+    assert_within,
+    goals,
+)
 
-TICK = 2 * np.pi / 4096
 BAUDS = (1_000_000, 57_600)
 
 
@@ -54,40 +60,27 @@ def test_arms_are_told_by_their_servos(make_bench: Callable[..., Any], tmp_path:
 
 
 @pytest.mark.slow
-def test_a_wiggle_is_small_slow_and_leaves_the_rest_alone(make_bench: Callable[..., Any]) -> None:
+def test_the_arm_that_is_asked_about_swings_its_wrist(
+    make_bench: Callable[..., Any], runtime: Path, tmp_path: Path
+) -> None:
     bench = make_bench("leader_left")
-    with bench.arm("leader_left") as arm:
-        before = bench.positions("leader_left")
-        moved = identify.wiggle(arm, seconds=2.0)
-        # 3 degrees are 34 ticks.
-        assert moved == pytest.approx(np.radians(3), abs=5 * TICK)
-        assert not arm.torque().any()
-    goals = np.array(bench.goals("leader_left", 8))
-    assert np.ptp(goals) <= 35
-    assert np.abs(np.diff(goals)).max() <= 20
-    assert abs(goals[-1] - goals[0]) <= 1
-    for servo_id in (1, 2, 4, 6, 7, 9):
-        assert bench.goals("leader_left", servo_id) == []
-    np.testing.assert_allclose(bench.positions("leader_left"), before, atol=4 * TICK)
+    port, asked = bench.process.ports["leader_left"], []
 
+    def answer(text: str) -> str:
+        asked.append((text, len(bench.goals("leader_left", WRIST))))
+        return "leader_right"
 
-@pytest.mark.slow
-def test_a_wiggle_keeps_the_torque_that_was(make_bench: Callable[..., Any]) -> None:
-    bench = make_bench("follower_left")
-    with bench.arm("follower_left") as arm:
-        arm.set_torque([True] * 7, True)
-        identify.wiggle(arm, seconds=1.2)
-        assert arm.torque().all()
-        assert [bench.get("follower_left", n, "torque_enable") for n in range(1, 10)] == [1] * 9
-
-
-def test_a_blocked_wrist_is_told(make_bench: Callable[..., Any]) -> None:
-    bench = make_bench("follower_left")
-    with bench.arm("follower_left") as arm:
-        bench.control.call("hand", "follower_left", servo_id=8, position_rad=0.0)
-        with pytest.raises(DeviceError, match=r"moved [01]\.\d degrees where 3"):
-            identify.wiggle(arm, seconds=0.6)
-        assert not arm.torque().any()
+    file = tmp_path / "lab.yaml"
+    assert _run("--port", port, "--wiggle", "--write", str(file), ask=answer) == 0
+    (text, packets), *more = asked
+    assert "which arm moved?" in text
+    assert more == []
+    assert packets > 100  # it had moved when the question came
+    t, ticks = goals(bench, "leader_left", WRIST)
+    assert np.ptp(ticks) == pytest.approx(34, abs=3)
+    assert_within(t, ticks, WIGGLE_SPEED, WIGGLE_ACCELERATION)
+    assert [bench.get("leader_left", n, "torque_enable") for n in range(1, 10)] == [0] * 9
+    assert load_station(file).robots["leader_right"].options["port"] == port
 
 
 def test_the_operator_names_them_and_the_station_loads(
@@ -99,8 +92,8 @@ def test_the_operator_names_them_and_the_station_loads(
     names = ("follower_left", "follower_right", "leader_left", "leader_right")
     bench = make_bench(*names)
     ports = bench.process.ports
-    moved: list[Any] = []
-    monkeypatch.setattr(identify, "wiggle", moved.append)
+    moved: list[str] = []
+    monkeypatch.setattr(identify, "_wiggle", lambda found, *_: moved.append(found.port))
     monkeypatch.setattr(identify, "BAUDS", BAUDS)
     # Plugged in crosswise; the third answer is a slip of the fingers.
     answers = iter(["follower_right", "follower_left", "rigth", "leader_left", "leader_right"])
@@ -111,7 +104,7 @@ def test_the_operator_names_them_and_the_station_loads(
         ask=lambda _: next(answers),
     )  # fmt: skip
     assert code == 0
-    assert len(moved) == 4
+    assert moved == [ports[name] for name in names]
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["arms"]["follower_right"] == ports["follower_left"]
     station = load_station(station_file)
