@@ -11,9 +11,15 @@ import pytest
 from benchmarks.virtual_station import VirtualStation, virtual_station, wait_until
 from robot_stack.client import StationClient
 from robot_stack.errors import RobotStackError
+from robot_stack.realtime import Rate
 from robot_stack.types import Lifecycle, Source
 
 FOLLOWERS = {"follower_left": "vx300s", "follower_right": "vx300s"}
+
+
+def command_rate() -> Rate:
+    """The pace of a client's commands, 50 Hz; it sleeps all the way, the machine is busy enough."""
+    return Rate(50.0, spin_ns=0)
 
 
 @pytest.fixture
@@ -55,6 +61,7 @@ class Streamer:
             ):
                 start = np.concatenate([client.tick(name)["sent"] for name in FOLLOWERS])
                 began = time.monotonic()
+                rate = command_rate()
                 while not self._ended.is_set():
                     phase = 2.0 * (time.monotonic() - began)
                     target = start.copy()
@@ -62,7 +69,7 @@ class Streamer:
                     target[[5, 12]] += 0.3 * np.sin(1.3 * phase)
                     lease.send(target)
                     self.sent += 1
-                    time.sleep(0.02)
+                    rate.wait()
         except RobotStackError as error:
             self.error = error
 
@@ -70,6 +77,15 @@ class Streamer:
 def moving(station: VirtualStation, robot: str) -> bool:
     tick = station.client.tick(robot)
     return bool(tick["lifecycle"] == Lifecycle.ARMED and np.isfinite(tick["asked"]).all())
+
+
+def commands_arrive(station: VirtualStation, count: int = 15) -> None:
+    """Returns when both arms have taken up ``count`` further commands."""
+    before = {robot: station.client.tick(robot)["command_seq"] for robot in FOLLOWERS}
+    wait_until(
+        lambda: all(station.client.tick(r)["command_seq"] > before[r] + count for r in FOLLOWERS),
+        "commands reaching both arms",
+    )
 
 
 @pytest.fixture

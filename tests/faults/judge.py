@@ -88,7 +88,7 @@ def nothing_moves_for(
     logs = [_Standing(station, robot) for robot in robots]
     rate = Rate(50.0, spin_ns=0)
     deadline = time.monotonic() + at_rest_within_s
-    while not all([log.rests() for log in logs]):
+    while not all(log.rests() for log in logs):
         assert time.monotonic() < deadline, f"no rest within {at_rest_within_s:g} s"
         rate.wait()
     end = time.monotonic() + seconds

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.virtual_station import VirtualStation, wait_until
 from hardware.dynamixel.control import ControlClient
+from robot_stack.errors import RobotStackError
 from robot_stack.realtime import Rate
 from robot_stack.types import Lifecycle
 
@@ -67,13 +68,30 @@ class Teleop:
             station.hand(robot, dict(enumerate(HOME)))
         wait_until(lambda: follows(station, 0.0), "following")
 
+    def re_engage(self) -> None:
+        """Press r as often as it is asked for, and be driven."""
+        said = len(self.said())
+        self.press("r")
+
+        def driven() -> bool:
+            nonlocal said
+            news = self.said()[said:]
+            if news.rstrip().endswith("press r and enter to re-engage"):
+                said += len(news)
+                self.press("r")
+            return "let go of them" in news
+
+        wait_until(driven, "the drive", 60)
+        self.be_driven()
+
     def be_driven(self) -> None:
-        """After r: let go, wait for the leaders to come to the followers, take them again."""
+        """Let go while the leaders come to the followers, and take them again."""
         station = self.station
-        wait_until(lambda: any(any(leader_torque(station, r)) for r in LEADERS), "the drive")
+        began = self.said().rfind("let go of them")
         let_go(station)
-        wait_until(lambda: all(grippers_free(station, r) for r in LEADERS), "driving", 60)
+        wait_until(lambda: "move both grippers" in self.said()[began:], "driving", 60)
         for robot in LEADERS:  # hands are back, and show it
+            assert grippers_free(station, robot)
             closed = station.client.tick(robot)["q"][GRIPPER] < 0.15
             station.hand(robot, {GRIPPER: CLOSED_RAD + 0.4 * closed})
         wait_until(lambda: free(station), "the leaders' release", 60)
@@ -125,7 +143,7 @@ class Operator:
                     self._busy = True
                     self._swing(control)
                     self._busy = False
-        except Exception as error:  # for the test's own thread
+        except RobotStackError as error:  # for the test's own thread
             self._error, self._busy = error, False
         finally:
             control.close()

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.virtual_station import wait_until
 from robot_stack.types import Lifecycle
-from tests.faults.judge import ARM_STOP_S, assert_continuous, last_motion_ns
+from tests.faults.conftest import commands_arrive
+from tests.faults.judge import ARM_STOP_S, assert_continuous, last_motion_ns, nothing_moves_for
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,7 @@ def test_a_fault_stops_both_arms_and_is_named(streaming, op, undo, words):
     assert words in streaming.fault("follower_left")
     stop = streaming.client.status()["groups"]["followers"]["stop"]
     assert "follower_left" in stop
-    time.sleep(0.3)
+    nothing_moves_for(streaming, 0.3)
     for robot in ROBOTS:
         assert_stopped_in_time(streaming, robot, fault_ns)
     assert_holds(streaming, TORQUE)
@@ -70,7 +71,7 @@ def test_a_fault_stops_both_arms_and_is_named(streaming, op, undo, words):
             lambda: streaming.client.tick("follower_left")["age_s"].max() < 0.1, "the bus's return"
         )
     recover(streaming)
-    time.sleep(0.3)
+    commands_arrive(streaming)
     for robot in ROBOTS:
         assert_continuous(*streaming.goals(robot))
 

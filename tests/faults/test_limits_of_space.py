@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
 from benchmarks.virtual_station import virtual_station, wait_until
 from hardware.worlds.collision import end_effector
 from robot_stack.types import Difference, Lifecycle
+from tests.faults.conftest import command_rate
 from tests.faults.judge import assert_continuous
 
 pytestmark = pytest.mark.slow
@@ -21,9 +20,10 @@ def stream(station, lease, target, seconds):
     """Ask for ``target`` from where the robots are, in steps that a leader could make."""
     start = np.concatenate([station.client.tick(r)["sent"] for r in station.station.robots])
     steps = int(seconds * 50)
+    rate = command_rate()
     for i in range(1, steps + 1):
         lease.send(start + (np.asarray(target) - start) * min(1.0, 1.5 * i / steps))
-        time.sleep(0.02)
+        rate.wait()
 
 
 def sent(station, robot="follower_left"):

@@ -13,8 +13,8 @@ from benchmarks.virtual_station import virtual_station, wait_until
 from robot_stack.client import StationClient, stop_all
 from robot_stack.errors import ControlPlaneError, LeaseError
 from robot_stack.types import Difference, Lifecycle, Source
-from tests.faults.conftest import FOLLOWERS, Streamer
-from tests.faults.judge import ARM_STOP_S, assert_continuous, last_motion_ns
+from tests.faults.conftest import FOLLOWERS, Streamer, command_rate, commands_arrive
+from tests.faults.judge import ARM_STOP_S, assert_continuous, last_motion_ns, nothing_moves_for
 
 pytestmark = pytest.mark.slow
 
@@ -27,6 +27,14 @@ def torque(station, robot):
     return [call("get", robot, servo_id=s, name="torque_enable") for s in range(1, 10)]
 
 
+def send(lease, target, times):
+    """The same command again and again, at a client's pace."""
+    rate = command_rate()
+    for _ in range(times):
+        lease.send(target)
+        rate.wait()
+
+
 def test_a_killed_arm_process_drops_nothing_and_stops_the_other_arm(streaming):
     killed_ns = time.monotonic_ns()
     os.kill(streaming.pid("arm.follower_left"), signal.SIGKILL)
@@ -37,7 +45,7 @@ def test_a_killed_arm_process_drops_nothing_and_stops_the_other_arm(streaming):
     assert "died and was started again" in streaming.fault("follower_left")
     assert torque(streaming, "follower_left") == [1] * 9
     assert torque(streaming, "follower_right") == [1] * 9
-    time.sleep(0.3)
+    nothing_moves_for(streaming, 0.3)
     for robot in ROBOTS:
         t_ns, servos, ticks = streaming.goals(robot)
         assert_continuous(t_ns, servos, ticks)
@@ -45,7 +53,7 @@ def test_a_killed_arm_process_drops_nothing_and_stops_the_other_arm(streaming):
     streaming.client.request("reset", timeout_s=30)
     streaming.client.arm("followers")
     wait_until(lambda: streaming.lifecycle("follower_left") is Lifecycle.ARMED, "arming again")
-    time.sleep(0.3)
+    commands_arrive(streaming)
     assert_continuous(*streaming.goals("follower_left"))
 
 
@@ -78,7 +86,7 @@ def test_a_killed_commander_is_noticed_and_the_arms_decelerate(station):
     wait_until(
         lambda: not np.isfinite(station.client.tick("follower_left")["asked"]).any(), "staleness"
     )
-    time.sleep(0.3)
+    nothing_moves_for(station, 0.3)
     for robot in ROBOTS:
         t_ns, servos, ticks = station.goals(robot)
         assert_continuous(t_ns, servos, ticks)
@@ -107,7 +115,7 @@ def test_a_stop_needs_no_supervisor_and_latches(streaming):
         )
     finally:
         streaming.supervisor.send_signal(signal.SIGCONT)
-    time.sleep(0.3)
+    nothing_moves_for(streaming, 0.3)
     for robot in ROBOTS:
         t_ns, servos, ticks = streaming.goals(robot)
         assert_continuous(t_ns, servos, ticks)
@@ -133,9 +141,7 @@ def test_a_human_takes_over_from_a_policy_mid_motion(station):
     with Streamer(station, Source.POLICY) as policy, StationClient("v") as human:
         with human.lease("followers", "human", source=Source.HUMAN) as lease:
             hold = np.concatenate([human.tick(robot)["sent"] for robot in ROBOTS])
-            for _ in range(25):
-                lease.send(hold)
-                time.sleep(0.02)
+            send(lease, hold, 25)
             assert station.client.tick("follower_left")["source"] == Source.HUMAN
         wait_until(lambda: policy.error is not None, "the policy's notice")
         assert "lost" in str(policy.error)
@@ -152,16 +158,12 @@ def test_bad_commands_move_nothing(station):
         before = client.tick("follower_left")["sent"]
         bad = [np.full(14, np.nan), np.full(14, np.inf), hold + 2.0]
         for target in bad:
-            for _ in range(10):
-                lease.send(target)
-                time.sleep(0.02)
+            send(lease, target, 10)
         lease.token -= 1
-        for _ in range(5):
-            lease.send(hold + 0.3)
-            time.sleep(0.02)
+        send(lease, hold + 0.3, 5)
         lease.token += 1
         lease.send(hold + 0.3, t_ns=time.monotonic_ns() - 2_000_000_000)
-        time.sleep(0.1)
+        nothing_moves_for(station, 0.2)
         assert client.tick("follower_left")["sent"] == pytest.approx(before, abs=1e-6)
 
 

@@ -13,7 +13,7 @@ from robot_stack.client import StationClient
 from robot_stack.errors import ControlPlaneError
 from robot_stack.records import mailbox_path
 from robot_stack.types import Difference, Lifecycle, Source
-from tests.faults.judge import assert_continuous, last_motion_ns
+from tests.faults.judge import assert_continuous, last_motion_ns, nothing_moves_for
 
 pytestmark = pytest.mark.slow
 
@@ -25,13 +25,13 @@ def test_a_reset_that_half_fails_moves_nothing_and_stays_a_fault(streaming):
     streaming.buses.control.call("overload", "follower_left", servo_id=9)
     streaming.buses.control.call("overload", "follower_left", servo_id=2)
     wait_until(lambda: streaming.lifecycle("follower_left") is Lifecycle.FAULT, "the fault")
-    time.sleep(0.3)
+    nothing_moves_for(streaming, 0.3)
     since_ns = time.monotonic_ns()
     with pytest.raises(ControlPlaneError, match="support the arm"):
         streaming.client.request("reset", timeout_s=30)
     assert "support the arm" in streaming.fault("follower_left")
     assert "support the arm" in streaming.client.status()["groups"]["followers"]["stop"]
-    time.sleep(0.3)
+    nothing_moves_for(streaming, 0.3, counts=1)
     t_ns, servos, ticks = streaming.goals("follower_left")
     for servo in (1, 4, 6, 7, 8):
         after = ticks[(servos == servo) & (t_ns > since_ns)]
@@ -54,7 +54,7 @@ def test_leaving_a_supervisor_in_a_hurry_stops_the_move_it_made(station):
         ),
         "the lease's end",
     )
-    time.sleep(0.2)
+    nothing_moves_for(station, 0.2)
     assert number > 0
     t_ns, servos, ticks = station.goals("follower_left")
     assert (last_motion_ns(t_ns, servos, ticks) - killed_ns) / 1e9 < 2.0
@@ -94,7 +94,8 @@ def test_a_mailbox_that_is_none_is_refused_and_the_arm_lives(station):
     wait_until(
         lambda: int(client.tick("follower_left")["token"]) == grant["token"], "the lease seen"
     )
-    time.sleep(0.2)
+    seen = int(client.tick("follower_left")["tick"])
+    wait_until(lambda: int(client.tick("follower_left")["tick"]) > seen + 20, "further turns")
     assert all(station.lifecycle(robot) is Lifecycle.ARMED for robot in ROBOTS)
 
 
@@ -132,6 +133,6 @@ def test_commands_while_stopped_are_forgotten(streaming):
     )
     streaming.client.request("reset")
     streaming.client.arm("followers")
-    time.sleep(0.3)
+    nothing_moves_for(streaming, 0.3)
     # It goes on from the goal registers, which are rounded to counts of 1.5 mrad.
     assert streaming.client.tick("follower_left")["sent"] == pytest.approx(held, abs=2e-3)
