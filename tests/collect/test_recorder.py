@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 from collect import jpeg
 from collect.channels import encode_shot
 from collect.rings import FrameRef
+from collect.space import free_bytes
 from robot_stack.episode import Episode, check, recover_all
 from robot_stack.errors import EpisodeError
 from robot_stack.shared_memory import Ring
@@ -29,6 +31,8 @@ ROW_NS = 20_000_000
 HIGH = CameraSpec("cam_high", 64, 48, 50.0)
 LOW = CameraSpec("cam_low", 64, 48, 50.0, depth=True)
 SLOW = CameraSpec("cam_slow", 64, 48, 10.0)
+FLOOR_AHEAD = 300 << 20  # more than a recorder reserves ahead of itself
+SMALL_DISK = 160 << 20
 
 
 @pytest.fixture(autouse=True)
@@ -331,19 +335,27 @@ def test_an_arm_of_another_size_is_refused(make_cell: Callable[..., Cell]) -> No
         recorder.start()
 
 
-def test_recording_ends_cleanly_above_the_floor(make_cell: Callable[..., Cell]) -> None:
-    cell = make_cell(HIGH, encoding="raw")
+def test_recording_ends_cleanly_above_the_floor(
+    make_cell: Callable[..., Cell], tmp_path: Path
+) -> None:
+    """On any disk, without rights: what is free now, less 300 MB, is the floor that is met."""
+    floor = shutil.disk_usage(tmp_path).free - FLOOR_AHEAD
+    cell = make_cell(HIGH, encoding="raw", free_space_floor_bytes=floor)
     path = cell.recorder.start()
-    cell.run(0.2)
-    space = shutil.disk_usage(path.parent)
-    cell.recorder._space._floor = space.free + (10 << 30)  # the disk fills up
-    saved = cell.run(2.0)
+    assert cell.run(0.2) is None
+    with (tmp_path / "other").open("wb") as file:  # another program takes more than is left
+        os.posix_fallocate(file.fileno(), 0, 2 * FLOOR_AHEAD)
+        saved = cell.run(8.0)
+    (tmp_path / "other").unlink()
     assert saved is not None
+    assert saved.path == path.with_name("episode_0.hdf5")
     assert saved.ended == "disk_full"
     assert errors(saved.path) == []
+    assert unused(saved.path) < 1 << 20  # what was reserved ahead is given back
     with Episode.open(saved.path) as episode:
         assert len(episode) == saved.rows > 5
-        assert "disk_full" in [event.kind for event in episode.events]
+        (full,) = [event.text for event in episode.events if event.kind == "disk_full"]
+        assert "the floor is" in full
         assert episode.metadata.success is None
     assert not cell.recorder.recording
 
@@ -356,30 +368,36 @@ def test_a_start_below_the_floor_is_refused(make_cell: Callable[..., Cell]) -> N
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 160 MB, where this machine lets us mount one."""
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, int]]:
+    """A directory and the bytes that must stay free in it so that 160 MB are left to use.
+
+    A file system of that size where this machine lets us mount one (then nothing needs to stay
+    free), the disk of the test's directory elsewhere.
+    """
     mount = tmp_path / "disk"
     mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", str(mount)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", str(mount)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small tmpfs is not permitted here")
-    yield mount
+        yield mount, shutil.disk_usage(mount).free - SMALL_DISK
+        return
+    yield mount, 0
     subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
 @pytest.mark.slow
-def test_a_disk_that_another_program_fills_costs_no_row(small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_another_program_fills_costs_no_row(small_disk: tuple[Path, int]) -> None:
+    directory, floor = small_disk
     camera = CameraSpec("cam_high", 640, 480, 50.0)
-    cell = Cell(small_disk, [camera], encoding="raw")
+    cell = Cell(directory, [camera], encoding="raw", free_space_floor_bytes=floor)
     try:
         cell.recorder.start()
         cell.run(0.3)
-        with (small_disk / "other").open("wb") as file:  # everything that is not reserved
+        with (directory / "other").open("wb") as file:  # everything that is not reserved
             try:
-                while True:
+                while free_bytes(directory) > floor:
                     file.write(bytes(1 << 20))
-            except OSError:
-                pass
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
         saved = cell.run(8.0)
         assert saved is not None
         assert saved.ended == "disk_full"
