@@ -173,7 +173,7 @@ def measure_stroke(robot: OneRobot, angle: float) -> tuple[float, float]:
     ends = []
     for direction in (-1, +1):
         held[GRIPPER] = gripper_end(robot, held, direction)
-        ends.append(angle + (held[GRIPPER] - 0.5) * SPAN_RAD)
+        ends.append(angle + (float(held[GRIPPER]) - 0.5) * SPAN_RAD)
     robot.let_go()
     # Empty fingers do not fall; they hung free before.
     robot.free(FINGERS)
