@@ -32,6 +32,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "run": ("collect.run_policy", "a hosted policy drives the robots"),
     "record": ("collect.record", "record episodes while somebody teleoperates"),
     "episode": ("collect.episode_tools", "info, check, view, replay, relabel, trash, recover"),
+    "policy": ("server.policy.commands", "serve policies to robots; keys, health, reload"),
     "preview": ("server.console.preview", "live cameras in a browser page"),
     "stop-device": ("server.control.stop_process", "listen to a stop button, pedal or key"),
     "identify": ("hardware.aloha.identify", "find out which port is which arm and camera"),

@@ -1,0 +1,1 @@
+"""The policy server: models and decoders behind ZeroMQ, and fronts for other protocols."""
