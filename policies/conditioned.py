@@ -9,9 +9,12 @@ import torch
 
 from policies.interfaces import Need
 from policies.models.network import ChunkShape, NetworkOptions
+from policies.models.vision import ENCODERS, ImageEncoder
+from policies.named import parse_named
 from policies.normalizer import Normalizer
 from policies.trainable import TrainablePolicy
 from robot_stack.contract import PolicyContract
+from robot_stack.errors import PolicyError
 
 __all__ = ["ConditionedPolicy"]
 
@@ -28,17 +31,29 @@ class ConditionedPolicy(TrainablePolicy):
         contract: PolicyContract,
         normalizer: Normalizer,
         network: NetworkOptions,
+        encoder: Mapping[str, Any] | None,
     ) -> None:
         super().__init__(architecture, contract, normalizer)
-        self.network = network.make(
-            ChunkShape(
-                contract.horizon, len(contract.action), contract.observations, len(contract.state)
+        features = len(contract.state)
+        self.images: ImageEncoder | None = None
+        if contract.cameras:
+            options = parse_named(ENCODERS, encoder or {"name": "resnet18"}, "encoder")
+            self.images = ImageEncoder(options, contract.cameras)
+            features += self.images.features
+        elif encoder is not None:
+            raise PolicyError(
+                "the architecture has an encoder, the contract no cameras; take one of them out"
             )
+        self.network = network.make(
+            ChunkShape(contract.horizon, len(contract.action), contract.observations, features)
         )
 
     def condition(self, state: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """As ``encode``, with gradients: what training calls."""
-        return self.normalize_state(state)
+        normalized = self.normalize_state(state)
+        if self.images is None:
+            return normalized
+        return torch.cat((normalized, self.images(images)), dim=-1)
 
     @torch.no_grad()
     def encode(self, state: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:

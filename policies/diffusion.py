@@ -14,12 +14,20 @@ from policies.guidance import guide_denoise
 from policies.models.table import NETWORKS
 from policies.named import parse_named
 from policies.normalizer import Normalizer
-from policies.samplers import SAMPLERS, Denoise
+from policies.samplers import DDIM, DDPM, Denoise, Sampler
 from policies.schedules import Level, Schedule
+from policies.solvers import DpmSolver, Heun
 from robot_stack.config import Section, parse
 from robot_stack.contract import PolicyContract
 
-__all__ = ["DiffusionOptions", "DiffusionPolicy"]
+__all__ = ["SAMPLERS", "DiffusionOptions", "DiffusionPolicy"]
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "ddim": DDIM,
+    "ddpm": DDPM,
+    "dpm_solver": DpmSolver,
+    "heun": Heun,
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class DiffusionOptions:
     """``{"policy": "diffusion", "network": {"name": ...}, "sampler": {"name": ...}, ...}``."""
 
     network: Section
+    encoder: Section | None = None
     schedule: Schedule = field(default_factory=Schedule)
     sampler: Section = field(default_factory=lambda: Section({"name": "ddim"}, "", 0, {}))
     mask_padding: bool = False
@@ -49,6 +58,7 @@ class DiffusionPolicy(ConditionedPolicy):
             contract,
             normalizer,
             parse_named(NETWORKS, options.network, "network"),
+            options.encoder,
         )
         self.schedule = options.schedule
         self.sampler = parse_named(SAMPLERS, options.sampler, "sampler")

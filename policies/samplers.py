@@ -19,7 +19,7 @@ from policies.schedules import Level, Schedule
 from robot_stack.config import within
 from robot_stack.errors import PolicyError
 
-__all__ = ["DDIM", "DDPM", "SAMPLERS", "Denoise", "Sampler", "begin"]
+__all__ = ["DDIM", "DDPM", "Denoise", "Sampler", "begin", "clipped", "leading", "noised"]
 
 # x (M, Tp, D) at a noise level -> the estimates of x0 and of the noise in x, each (M, Tp, D)
 Denoise = Callable[[torch.Tensor, Level], tuple[torch.Tensor, torch.Tensor]]
@@ -161,6 +161,3 @@ def step_noise(noise: torch.Tensor, count: int) -> torch.Tensor:
         generator = np.random.default_rng(int.from_bytes(seed, "little"))
         columns.append(generator.standard_normal((count, *row.shape), dtype=np.float32))
     return torch.from_numpy(np.stack(columns, axis=1)).to(noise)
-
-
-SAMPLERS: dict[str, type[Sampler]] = {"ddim": DDIM, "ddpm": DDPM}
