@@ -175,7 +175,9 @@ class OpenpiPeer:
 def _pack(arrays: dict[str, NDArray[Any]]) -> bytes:
     header = json.dumps([[n, a.dtype.str, a.shape] for n, a in arrays.items()]).encode()
     header += b" " * (-(4 + len(header)) % 8)  # arrays begin where the processor likes it
-    body = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays.values())
+    body = [
+        np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for array in arrays.values()
+    ]
     return b"".join([len(header).to_bytes(4, "little"), header, *body])
 
 

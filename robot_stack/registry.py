@@ -33,6 +33,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "policy": {
         "diffusion": "policies.diffusion:DiffusionPolicy",
+        "flow": "policies.flow:FlowPolicy",
     },
     "decoder": {
         "receding_horizon": "policies.decoding.receding_horizon:RecedingHorizon",
@@ -71,6 +72,7 @@ EXTRAS = {
     "openvino": "openvino",
     "websockets": "openpi",
     "msgpack": "openpi",
+    "pyarrow": "lerobot",
 }
 
 # Debian's package of a system library that a wheel expects.
