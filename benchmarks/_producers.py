@@ -53,6 +53,7 @@ def run_arms(station: str, names: Sequence[str], hz: float = ARM_HZ) -> None:
     record = np.zeros(1, tick_record(DOF))[0]
     record["lifecycle"], record["source"], record["token"] = Lifecycle.ARMED, Source.DEMO, 1
     record["command_t_ns"] = record["chunk_id"] = record["chunk_index"] = -1
+    record["observation_t_ns"] = -1
     record["torque"], record["distance"] = 1, np.nan
     setup(PRODUCER_PRIORITY)  # devices don't wait for this machine's other processes
     due, tick = time.monotonic_ns(), 0

@@ -79,6 +79,7 @@ class RowBuilder:
         if lead is not None:
             row.token = int(lead["token"])
             row.chunk_id, row.chunk_index = int(lead["chunk_id"]), int(lead["chunk_index"])
+            row.observation_t_ns = int(lead["observation_t_ns"])
         if self._world is not None:
             if (state := self._world.last_until(t_ns)) is not None:
                 row.env_state, row.env_t_ns = state["env_state"], int(state["t_ns"])

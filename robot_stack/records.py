@@ -77,6 +77,7 @@ def tick_record(dof: int) -> np.dtype[Any]:
             ("command_t_ns", "<i8"),  # when the command was made, -1 when none
             ("chunk_id", "<i8"),
             ("chunk_index", "<i4"),
+            ("observation_t_ns", "<i8"),  # of the chunk: capture of what it answers, -1 when none
             ("order_done", "<i8"),  # sequence number of the last order carried out
             ("distance", "<f4"),  # collision guard: nearest distance in metres, NaN when off
             ("lateness_ns", "<i8"),  # how late this tick woke up

@@ -15,6 +15,7 @@ tonyzhaozh/act and MarkFzp/act-plus-plus). Everything else lies beside it; T is 
 | ``/source``, ``/token`` | (T,) | ``types.Source`` of the action, its lease token |
 | ``/takeover_id`` | (T,) | counts a person's takeovers, -1 outside them |
 | ``/policy/chunk_id``, ``/policy/chunk_index`` | (T,) | -1 when no policy |
+| ``/policy/observation_t_ns`` | (T,) | when what the chunk answers was captured |
 | ``/difference`` | (T,) | ``types.Difference`` bits of all robots: why sent is not asked |
 | ``/reward``, ``/terminated``, ``/truncated`` | (T,) | NaN reward when nobody gives one |
 | ``/env_state``, ``/env_t_ns`` | (T, E), (T,) | of a virtual station |
@@ -157,6 +158,7 @@ def columns(schema: EpisodeSchema) -> tuple[Column, ...]:
         Column("takeover_id", "<i8", (), -1),
         Column("policy/chunk_id", "<i8", (), -1),
         Column("policy/chunk_index", "<i8", (), -1),
+        Column("policy/observation_t_ns", "<i8", (), -1),
         Column("difference", "<u4", (), 0),
         Column("reward", "<f4", (), nan),
         Column("terminated", "|u1", (), 0),

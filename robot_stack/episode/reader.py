@@ -148,6 +148,11 @@ class Episode:
         return self.column("policy/chunk_index")
 
     @property
+    def observation_t_ns(self) -> NDArray[np.int64]:
+        """(T,) when what the policy's chunk answers was captured, -1 when no policy."""
+        return self.column("policy/observation_t_ns")
+
+    @property
     def difference(self) -> NDArray[np.uint32]:
         """(T,) bits of ``types.Difference``."""
         return self.column("difference")

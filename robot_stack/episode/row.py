@@ -41,6 +41,7 @@ class Row:
     takeover_id: int = -1
     chunk_id: int = -1
     chunk_index: int = -1
+    observation_t_ns: int = -1
     difference: int = 0
     reward: float = float("nan")
     terminated: bool = False

@@ -138,6 +138,7 @@ class EpisodeWriter:
             "takeover_id": row.takeover_id,
             "policy/chunk_id": row.chunk_id,
             "policy/chunk_index": row.chunk_index,
+            "policy/observation_t_ns": row.observation_t_ns,
             "difference": row.difference,
             "reward": row.reward,
             "terminated": row.terminated,

@@ -106,7 +106,7 @@ class ArmProcess:
         self._asked = np.full(dof, math.nan)
         self._heard_s = time.monotonic()
         self._retry_at_s = 0.0
-        self._chunk = (-1, -1)
+        self._chunk = (-1, -1, -1)
         self._orders: Ring | None = None
         self._next_order = 0
         self._after_crash = after_crash
@@ -352,7 +352,7 @@ class ArmProcess:
         difference = sample.difference | self.inbox.refused
         if sample.target is not None:
             self._asked[:] = sample.target
-        self._chunk = (sample.chunk_id, sample.index)
+        self._chunk = (sample.chunk_id, sample.index, sample.observation_t_ns)
         return sample.target, difference
 
     def _send(
@@ -429,7 +429,7 @@ class ArmProcess:
         record["token"] = inbox.token
         record["command_seq"] = inbox.seq
         record["command_t_ns"] = inbox.command_t_ns
-        record["chunk_id"], record["chunk_index"] = self._chunk
+        record["chunk_id"], record["chunk_index"], record["observation_t_ns"] = self._chunk
         record["order_done"] = self.order_done
         record["distance"] = distance
         record["lateness_ns"] = lateness_ns

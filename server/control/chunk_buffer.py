@@ -29,13 +29,15 @@ PASS_THROUGH = 1.5
 class Sample:
     """The target (D,) of a moment, None to decelerate and hold; where it came from.
 
-    ``chunk_id`` and ``index`` name the chunk's row that is in force, -1 for immediate targets.
+    ``chunk_id`` and ``index`` name the chunk's row that is in force, -1 for immediate targets;
+    ``observation_t_ns`` is when what the chunk answers was captured, -1 when unknown.
     """
 
     target: Array | None
     chunk_id: int
     index: int
     difference: Difference
+    observation_t_ns: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,10 @@ class _Row:
     target: Array
     chunk_id: int = -1
     index: int = -1
+    observation_t_ns: int = -1
+
+    def sample(self, target: Array, difference: Difference) -> Sample:
+        return Sample(target, self.chunk_id, self.index, difference, self.observation_t_ns)
 
 
 NOTHING_YET = Sample(None, -1, -1, Difference.NONE)
@@ -140,7 +146,7 @@ class ChunkBuffer:
         before = self._before(start_ns, start_ns - dt_ns, now_ns) if start_ns > now_ns else []
         first = max(0, (now_ns - start_ns) // dt_ns - 1)  # one more, for the tangent
         rows = [
-            _Row(start_ns + i * dt_ns, chunk.actions[i], chunk.chunk_id, i)
+            _Row(start_ns + i * dt_ns, chunk.actions[i], chunk.chunk_id, i, chunk.observation_t_ns)
             for i in range(first, count)
         ]
         self._plan(before + rows)
@@ -157,7 +163,7 @@ class ChunkBuffer:
         if now.target is None:
             rows = rows[ahead:]
         elif ahead == len(rows):
-            rows = [_Row(now_ns, now.target, now.chunk_id, now.index)]
+            rows = [_Row(now_ns, now.target, now.chunk_id, now.index, now.observation_t_ns)]
         if rows and rows[-1].t_ns < meet_ns:
             rows.append(replace(rows[-1], t_ns=meet_ns))
         return rows
@@ -179,8 +185,8 @@ class ChunkBuffer:
         if following == len(self._rows):
             starved = self._starves_ns is not None and now_ns >= self._starves_ns
             difference = Difference.STARVED if starved else Difference.NONE
-            return Sample(row.target, row.chunk_id, row.index, difference)
-        return Sample(self._between(following, now_ns), row.chunk_id, row.index, Difference.NONE)
+            return row.sample(row.target, difference)
+        return row.sample(self._between(following, now_ns), Difference.NONE)
 
     def _between(self, following: int, now_ns: int) -> Array:
         """The cubic between row ``following - 1`` and ``following``."""

@@ -68,6 +68,7 @@ class Arm:
             tick["asked"], tick["sent"] = self.ticks + 0.25, self.ticks + 0.5
             tick["lifecycle"], tick["source"] = Lifecycle.ARMED, Source.DEMO
             tick["token"], tick["chunk_id"], tick["chunk_index"] = 7, -1, -1
+            tick["observation_t_ns"] = -1
             tick["torque"] = 1
             self.change(tick)
             self.ring.publish(tick)

@@ -194,7 +194,16 @@ def test_faults_takeovers_and_torque_become_events(make_cell: Callable[..., Cell
     cell = make_cell(HIGH)
     arm = cell.arms["left"]
     steps: list[tuple[float, dict[str, Any]]] = [
-        (0.0, {"source": Source.POLICY, "token": 3, "chunk_id": 11, "chunk_index": 4}),
+        (
+            0.0,
+            {
+                "source": Source.POLICY,
+                "token": 3,
+                "chunk_id": 11,
+                "chunk_index": 4,
+                "observation_t_ns": 123,
+            },
+        ),
         (0.2, {"source": Source.HUMAN, "token": 4, "chunk_id": -1, "chunk_index": -1}),
         (0.3, {"difference": Difference.VELOCITY}),
         (0.4, {"source": Source.HUMAN, "token": 4, "fault": b"servo 9 overloaded"}),
@@ -227,6 +236,7 @@ def test_faults_takeovers_and_torque_become_events(make_cell: Callable[..., Cell
         assert set(episode.source[takeover == 0]) == {Source.HUMAN}
         assert set(episode.chunk_id) == {11, -1}
         assert set(episode.chunk_index[episode.chunk_id == 11]) == {4}
+        assert 123 in set(episode.observation_t_ns[episode.chunk_id == 11])
         assert Difference.VELOCITY in set(episode.difference)
         assert episode.metadata.interventions == 1
 
@@ -394,7 +404,7 @@ def test_a_disk_that_another_program_fills_costs_no_row(small_disk: tuple[Path, 
         cell.run(0.3)
         with (directory / "other").open("wb") as file:  # everything that is not reserved
             try:
-                while free_bytes(directory) > floor:
+                while free_bytes(directory) > floor - SMALL_DISK:
                     file.write(bytes(1 << 20))
             except OSError as error:
                 assert error.errno == errno.ENOSPC
