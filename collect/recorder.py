@@ -200,7 +200,7 @@ class Recorder:
         if self._writer is None:
             return None
         now = time.monotonic_ns()
-        if now - self._flushed_ns >= FLUSH_NS:
+        if now - self._flushed_ns >= FLUSH_NS or self._space.due(self._writer.bytes):
             self._flushed_ns = now
             if shortage := self._space.shortage(self._writer.fileno()):
                 self._writer.event(now, "disk_full", shortage)
@@ -237,9 +237,10 @@ class Recorder:
             )
 
     def _emit(self, now: int, last: int) -> None:
-        """Write the rows up to ``last`` that are complete, or too old to wait for."""
+        """Write the rows up to ``last`` that are complete, or too old to wait for, as far as the
+        disk has been looked at."""
         assert self._writer is not None
-        while self._next_row <= last:
+        while self._next_row <= last and not self._space.due(self._writer.bytes):
             t_ns = self._start_ns + self._next_row * self._period_ns
             if t_ns > now:
                 return
@@ -297,6 +298,12 @@ class Recorder:
         began = time.monotonic()
         while self._next_row <= last and time.monotonic() - began < self.config.delay_s + DRAIN_S:
             now = time.monotonic_ns()
+            due = self._space.due(self._writer.bytes)
+            if due and (shortage := self._space.shortage(self._writer.fileno())):
+                if ended != "disk_full":
+                    self._writer.event(now, "disk_full", shortage)
+                ended = "disk_full"
+                break
             self._collect(now)
             self._emit(now, last)
             if self._next_row <= last:

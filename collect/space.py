@@ -14,6 +14,7 @@ from pathlib import Path
 __all__ = ["SpaceGuard", "free_bytes"]
 
 AHEAD_BYTES = 128 << 20
+STEP_BYTES = AHEAD_BYTES // 8  # between looks; half of what is reserved is left at any look
 FALLOC_FL_KEEP_SIZE = 1
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,17 +34,23 @@ class SpaceGuard:
         self._directory = directory
         self._floor = floor_bytes
         self._reserved = 0
+        self._looked_bytes = 0
         self._can_reserve = True
+
+    def due(self, size: int) -> bool:
+        """Whether a file of ``size`` bytes has grown so much that ``shortage`` must look before
+        more is written: after a stall there is more to write than is reserved ahead."""
+        return size - self._looked_bytes > STEP_BYTES
 
     def shortage(self, fd: int) -> str | None:
         """Reserve ahead of the file ``fd``; why recording must end now, None when it need not."""
+        size = self._looked_bytes = os.fstat(fd).st_size
         free = free_bytes(self._directory)
         if free < self._floor:
             return (
                 f"{free / 1e9:.2f} GB free in {self._directory}, the floor is "
                 f"{self._floor / 1e9:.2f} GB"
             )
-        size = os.fstat(fd).st_size
         if self._can_reserve and size + AHEAD_BYTES // 2 > self._reserved:
             if _libc.fallocate(fd, FALLOC_FL_KEEP_SIZE, size, AHEAD_BYTES) == 0:
                 self._reserved = size + AHEAD_BYTES

@@ -370,6 +370,26 @@ def test_recording_ends_cleanly_above_the_floor(
     assert not cell.recorder.recording
 
 
+def test_after_a_stall_the_disk_is_looked_at_before_more_than_is_reserved_is_written(
+    make_cell: Callable[..., Cell],
+) -> None:
+    cell = make_cell(CameraSpec("cam_high", 640, 480, 50.0), encoding="raw")
+    path = cell.recorder.start()
+    cell.run(0.2)
+    pause = time.monotonic() + 1.5  # 70 MB of rows wait to be written
+    while time.monotonic() < pause:
+        cell.advance()
+        time.sleep(0.005)
+    sizes = [(path.parent / f"{path.name}.part").stat().st_size]
+    for _ in range(4):
+        assert cell.recorder.poll() is None
+        sizes.append((path.parent / f"{path.name}.part").stat().st_size)
+    assert 0 < max(np.diff(sizes)) < 20 << 20
+    saved = cell.stop()
+    assert saved.rows > 80
+    assert errors(saved.path) == []
+
+
 def test_a_start_below_the_floor_is_refused(make_cell: Callable[..., Cell]) -> None:
     cell = make_cell(HIGH, free_space_floor_bytes=1 << 60)
     with pytest.raises(EpisodeError, match="the floor is"):
