@@ -399,16 +399,16 @@ def test_a_start_below_the_floor_is_refused(make_cell: Callable[..., Cell]) -> N
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """A directory and the bytes that must stay free in it so that 160 MB are left to use.
+    """A directory, and the bytes that must stay free in it so that little is left to use.
 
-    A file system of that size where this machine lets us mount one (then nothing needs to stay
-    free), the disk of the test's directory elsewhere.
+    A file system of 160 MB where this machine lets us mount one (then nothing needs to stay free),
+    elsewhere the disk of the test's directory, which others use too.
     """
     mount = tmp_path / "disk"
     mount.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", str(mount)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
-        yield mount, shutil.disk_usage(mount).free - SMALL_DISK
+        yield mount, shutil.disk_usage(mount).free - FLOOR_AHEAD
         return
     yield mount, 0
     subprocess.run(["umount", "-l", str(mount)], check=True)
@@ -421,10 +421,10 @@ def test_a_disk_that_another_program_fills_costs_no_row(small_disk: tuple[Path, 
     cell = Cell(directory, [camera], encoding="raw", free_space_floor_bytes=floor)
     try:
         cell.recorder.start()
-        cell.run(0.3)
+        assert cell.run(0.3) is None
         with (directory / "other").open("wb") as file:  # everything that is not reserved
             try:
-                while free_bytes(directory) > floor - SMALL_DISK:
+                while free_bytes(directory) > floor - FLOOR_AHEAD // 4:
                     file.write(bytes(1 << 20))
             except OSError as error:
                 assert error.errno == errno.ENOSPC
