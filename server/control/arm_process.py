@@ -12,30 +12,24 @@ import math
 import signal
 import sys
 import time
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robot_stack import registry
 from robot_stack.config import Station, load_station
-from robot_stack.errors import (
-    BusError,
-    ConfigError,
-    DeviceError,
-    RobotStackError,
-    SharedMemoryError,
-)
+from robot_stack.errors import BusError, ConfigError, DeviceError, RobotStackError
 from robot_stack.interfaces import CollisionGuard, Robot
 from robot_stack.realtime import Rate, setup, sleep_until
-from robot_stack.records import OrderKind, orders_path, ring_path, tick_record
+from robot_stack.records import ring_path, tick_record
 from robot_stack.safety.filter import SafetyFilter
 from robot_stack.safety.limits import WorkspaceBox
-from robot_stack.shared_memory import Flag, Ring, RingWriter
+from robot_stack.shared_memory import Flag, RingWriter
 from robot_stack.types import Difference, Lifecycle, RobotState, Source, StopCategory
 
 from .chunk_buffer import ChunkBuffer
 from .inbox import Inbox
+from .orders import Orders
 from .peers import Peers
 
 __all__ = ["ArmProcess", "main"]
@@ -85,11 +79,11 @@ class ArmProcess:
             index = self.group.robots.index(name)
             self.guard = registry.load("guard", self.group.guard).for_robot(index)
         self.stop = Flag(ring_path(station.station, "stop", self.group.name))
+        self.orders = Orders(self)
         self.lifecycle = Lifecycle.STARTING
         self.fault = ""
         self.connected = False
         self.ended = False
-        self.order_done = -1
         self.retries = 0
         self.tick = 0
         self.state = RobotState(
@@ -107,10 +101,8 @@ class ArmProcess:
         self._heard_s = time.monotonic()
         self._retry_at_s = 0.0
         self._chunk = (-1, -1, -1)
-        self._orders: Ring | None = None
-        self._next_order = 0
         self._after_crash = after_crash
-        self._standing = True
+        self.standing = True
         self._stepped_s = time.monotonic()
         self._distance = math.nan
         self._others: NDArray[np.float64] | None = None
@@ -169,12 +161,12 @@ class ArmProcess:
         """One tick: returns why sent differs from asked, and the guard's distance."""
         self._asked[:] = math.nan
         if not self.connected and not self._connect():
-            self._take_orders()
+            self.orders.take()
             return Difference.NOT_WRITTEN, math.nan
         self._read()
         now_ns = time.monotonic_ns()
         self._watch(now_ns)
-        self._take_orders()
+        self.orders.take()
         if not self.connected:
             return Difference.NOT_WRITTEN, math.nan
         leased = self.inbox.poll(now_ns)
@@ -199,7 +191,7 @@ class ArmProcess:
             return False
         self.connected = True
         self._heard_s = time.monotonic()
-        self._hold_here()
+        self.hold_here()
         if first:
             self.lifecycle = Lifecycle.DISARMED
             if self._after_crash:
@@ -248,94 +240,17 @@ class ArmProcess:
         self.stop.set(int(StopCategory.HOLD) + 1, f"{self.name}: {reason}")
         print(f"{self.name}: fault: {reason}", file=sys.stderr, flush=True)
 
-    # -- orders ------------------------------------------------------------------------------
+    # -- what is held ------------------------------------------------------------------------
 
-    def _take_orders(self) -> None:
-        try:
-            if self._orders is None:
-                path = orders_path(self.station.station, self.name)
-                if not path.exists():
-                    return
-                self._orders = Ring(path)
-                self._next_order = self._orders.count  # what a predecessor was told is not ours
-            elif self._orders.closed and self._orders.reopen():
-                self._next_order = 0
-            if self._orders.count == self._next_order:
-                return
-            first, orders = self._orders.since(self._next_order)
-        except SharedMemoryError:
-            return
-        for i, order in enumerate(orders):
-            kind = OrderKind(int(order["kind"]))
-            if kind in (OrderKind.RESET, OrderKind.TORQUE) and not self._stands_for(kind):
-                self._next_order = first + i  # brake first
-                return
-            self._next_order = first + i + 1
-            try:
-                self._carry_out(kind, order)
-            except DeviceError as error:
-                self._order_failed(error)
-            self.order_done = int(order["seq"])
-
-    def _stands_for(self, kind: OrderKind) -> bool:
-        """Whether the robot stands still, as orders that start anew from its goals need it to."""
-        if kind is OrderKind.RESET and self.lifecycle is Lifecycle.ARMED:
-            self.lifecycle = Lifecycle.DISARMED
-        return self._standing or not self.connected or not self.torque.any()
-
-    def _order_failed(self, error: DeviceError) -> None:
-        """Half an order may have been carried out: latch, stop, and hold what the device holds."""
-        self.lifecycle, self.fault = Lifecycle.FAULT, str(error)
-        self.stop.set(int(StopCategory.HOLD) + 1, f"{self.name}: {error}")
-        print(f"{self.name}: fault: {error}", file=sys.stderr, flush=True)
-        if self.connected:
-            self.torque = self.robot.torque()
-            self._rebase()
-
-    def _carry_out(self, kind: OrderKind, order: Any) -> None:
-        if kind is OrderKind.ARM:
-            if self.lifecycle is Lifecycle.DISARMED and self.connected:
-                self.buffer.clear()
-                self.lifecycle = Lifecycle.ARMED
-        elif kind is OrderKind.DISARM:
-            if self.lifecycle is Lifecycle.ARMED:
-                self.lifecycle = Lifecycle.DISARMED
-        elif kind is OrderKind.RESET:
-            self._reset()
-        elif kind is OrderKind.TORQUE:
-            if not self.connected:
-                raise DeviceError("not connected: its torque could not be switched")
-            joints = [bool(bit) for bit in order["mask"][: self.spec.dof]]
-            self.robot.set_torque(joints, bool(order["value"]))
-            self.torque = self.robot.torque()
-            self.state = self.robot.read(0.1)
-            self._rebase()
-        elif kind is OrderKind.SHUTDOWN:
-            self.ended = True
-
-    def _reset(self) -> None:
-        """Clear a latched stop or fault where the device can; never moves, never drops."""
-        if not self.connected:
-            return
-        if self.robot.faults() is not None:
-            self.robot.recover()
-        self.state = self.robot.read(0.1)
-        self.torque = self.robot.torque()
-        self.sent = np.asarray(self.robot.held(), dtype=np.float64)
-        self._hold_here()
-        self.buffer.clear()
-        if self.lifecycle in (Lifecycle.FAULT, Lifecycle.STOPPED):
-            self.lifecycle = Lifecycle.DISARMED
-            self.fault = ""
-
-    def _hold_here(self) -> None:
+    def hold_here(self) -> None:
+        """What was last sent is where the next motion starts, from rest."""
         self.rest = self.sent
         self.filter.reset(self.sent)
 
-    def _rebase(self) -> None:
+    def rebase(self) -> None:
         """Start again from the device's goals where it has torque, from where it is elsewhere."""
         self.sent = np.where(self.torque, self.robot.held(), self.state.q)
-        self._hold_here()
+        self.hold_here()
 
     # -- command to write --------------------------------------------------------------------
 
@@ -359,7 +274,7 @@ class ArmProcess:
         self, target: NDArray[np.float64] | None, difference: Difference
     ) -> tuple[Difference, float]:
         if not self.torque.any():  # backdriven by hand: nothing to send, follow where it is
-            self._rebase()
+            self.rebase()
             return difference | Difference.TORQUE_OFF, math.nan
         now_s = time.monotonic()
         dt_s, self._stepped_s = now_s - self._stepped_s, now_s
@@ -376,7 +291,7 @@ class ArmProcess:
         except BusError as error:
             self._fail(str(error))
             return difference | Difference.NOT_WRITTEN, distance
-        self._standing = bool(np.abs(result.sent - self.sent).max() < STANDSTILL)
+        self.standing = bool(np.abs(result.sent - self.sent).max() < STANDSTILL)
         self.sent, self.rest = result.sent, result.rest
         self.sent_t_ns = time.monotonic_ns()
         self._power_off_when_standing()
@@ -395,7 +310,7 @@ class ArmProcess:
         if (
             self.stop.value == int(StopCategory.STOP_THEN_OFF) + 1
             and not self.config.falls
-            and self._standing
+            and self.standing
             and self.torque.any()
         ):
             try:
@@ -430,7 +345,7 @@ class ArmProcess:
         record["command_seq"] = inbox.seq
         record["command_t_ns"] = inbox.command_t_ns
         record["chunk_id"], record["chunk_index"], record["observation_t_ns"] = self._chunk
-        record["order_done"] = self.order_done
+        record["order_done"] = self.orders.done
         record["distance"] = distance
         record["lateness_ns"] = lateness_ns
         record["busy_ns"] = time.monotonic_ns() - woke_ns

@@ -30,6 +30,7 @@ ALLOWED = {
     "hardware/aloha/mending.py": "of the driver: a servo that comes back holds where it stands",
     "hardware/aloha/registers.py": "of the driver: registers of the rig, by name; current limit",
     "server/control/arm_process.py": "the one path: writes what the SafetyFilter lets through",
+    "server/control/orders.py": "of the arm process: torque and recovery, where they are ordered",
     "hardware/dynamixel/registers.py": "the bus: registers by name",
     "hardware/dynamixel/recovery.py": "the bus: a servo that restarts holds where it stands",
     "benchmarks/teleop.py": "ALOHA's own loop, for comparison, on virtual buses only",
