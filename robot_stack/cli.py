@@ -32,6 +32,8 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "run": ("collect.run_policy", "a hosted policy drives the robots"),
     "record": ("collect.record", "record episodes while somebody teleoperates"),
     "episode": ("collect.episode_tools", "info, check, view, replay, relabel, trash, recover"),
+    "dataset": ("collect.dataset.dataset_command", "import, info, check, export"),
+    "train": ("collect.train", "learn a policy from recorded episodes"),
     "policy": ("server.policy.commands", "serve policies to robots; keys, health, reload"),
     "preview": ("server.console.preview", "live cameras in a browser page"),
     "stop-device": ("server.control.stop_process", "listen to a stop button, pedal or key"),
