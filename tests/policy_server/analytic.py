@@ -8,13 +8,11 @@ state's first two values tell the policy how to behave: how many seconds to take
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from policies.hosted import Hosted
@@ -53,9 +51,12 @@ class Analytic:
     gives = frozenset({Need.SAMPLES})
     device = torch.device("cpu")
 
-    def __init__(self, contract: PolicyContract, offset: float = 0.0) -> None:
+    def __init__(
+        self, contract: PolicyContract, offset: float = 0.0, sampled: Path | None = None
+    ) -> None:
         self.contract = contract
         self.offset = offset
+        self.sampled = sampled
 
     def encode(self, state: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The newest state; its last value is replaced by the images' sum where there are any."""
@@ -73,6 +74,8 @@ class Analytic:
         level: float = 1.0,
         guide: tuple[torch.Tensor, torch.Tensor, float] | None = None,
     ) -> torch.Tensor:
+        if self.sampled is not None:
+            self.sampled.touch()
         time.sleep(float(condition[:, TAKES_S].sum()))
         if (condition[:, FAILS] == RAISE).any():
             raise OSError("the GPU fell off the bus")
@@ -85,7 +88,9 @@ class Analytic:
         return actions
 
 
-def loader(name: str, *, values: int, pixels: int, offset_file: Path | None) -> Loader:
+def loader(
+    name: str, *, values: int, pixels: int, offset_file: Path | None, sampled: Path | None
+) -> Loader:
     """Reads the offset anew at each (re)load; the file may also say ``wait FILE`` (until there is
     one), ``broken`` or ``other`` (a policy of another interface)."""
 
@@ -99,18 +104,19 @@ def loader(name: str, *, values: int, pixels: int, offset_file: Path | None) -> 
             text = text[2:]
         more = 1 if text[0] == "other" else 0
         offset = 0.0 if more else float(text[0])
-        return Hosted(Analytic(contract(values + more, pixels, name), offset))
+        return Hosted(Analytic(contract(values + more, pixels, name), offset, sampled))
 
     return load
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", action="append", required=True)
     parser.add_argument("--name", action="append", default=[])
     parser.add_argument("--values", type=int, default=6)
     parser.add_argument("--pixels", type=int, default=0)
     parser.add_argument("--offset-file", type=Path)
+    parser.add_argument("--sampled", type=Path, help="touched when the policy has been run")
     parser.add_argument("--keys")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--sessions", type=int, default=64)
@@ -118,11 +124,15 @@ def main() -> None:
     parser.add_argument("--max-bytes", type=int, default=1 << 20)
     parser.add_argument("--metrics-port", type=int)
     parser.add_argument("--bound", type=Path, help="where to write the endpoints as bound")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     server = PolicyServer(
         {
             name: loader(
-                name, values=args.values, pixels=args.pixels, offset_file=args.offset_file
+                name,
+                values=args.values,
+                pixels=args.pixels,
+                offset_file=args.offset_file,
+                sampled=args.sampled,
             )
             for name in args.name or ["analytic"]
         },
@@ -138,7 +148,7 @@ def main() -> None:
     if args.bound:
         part = args.bound.with_suffix(".part")
         part.write_text("\n".join([*server.endpoints, server.metrics_page]))
-        os.replace(part, args.bound)
+        part.replace(args.bound)
     server.run()
 
 
