@@ -22,6 +22,7 @@ from tests.aloha.setup_moves import (
     GRIPPER,
     GRIPPER_ACCELERATION,
     GRIPPER_SPEED,
+    TICKS_PER_RAD,
     Fingers,
     assert_within,
     goals,
@@ -126,9 +127,17 @@ def test_a_follower_gripper_finds_its_ends(
     assert written.gripper.joint_open == pytest.approx(ends[1], abs=0.03)
     assert [bench.get("follower_left", n, "torque_enable") for n in range(1, 10)] == [0] * 9
     log = bench.control.goal_log(bus="follower_left")
-    assert log.value[log.kind == 1].max() <= 60
+    currents = log.value[log.kind == 1]
+    assert len(currents)
+    assert currents.max() <= 60
+    assert bench.get("follower_left", GRIPPER, "goal_current") == 60
     t, ticks = goals(bench, "follower_left", GRIPPER)
     assert_within(t, ticks, GRIPPER_SPEED, GRIPPER_ACCELERATION)
+    # The goal never stands far beyond an end, and nothing but the gripper was commanded.
+    assert ticks.min() > 2048 + (ends[0] - 0.3) * TICKS_PER_RAD
+    assert ticks.max() < 2048 + (ends[1] + 0.3) * TICKS_PER_RAD
+    for servo_id in (1, 2, 4, 6, 7, 8):
+        assert bench.goals("follower_left", servo_id) == []
 
 
 @pytest.mark.slow

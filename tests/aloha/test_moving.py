@@ -26,7 +26,6 @@ from tests.aloha.setup_moves import (
     WIGGLE_ACCELERATION,
     WIGGLE_SPEED,
     WRIST,
-    Fingers,
     assert_within,
     goals,
     last_change_s,
@@ -251,31 +250,6 @@ def gripper(bench: Any, station: Any, **config: Any) -> tuple[OneRobot, float]:
     angle = float(bench.positions("follower_left")[8])
     arm = bench.config("follower_left", **config)
     return moving.gripper_station(station, "follower_left", arm, angle, refuse), angle
-
-
-def test_a_gripper_finds_its_ends_slowly_and_with_a_small_current(
-    make_bench: Callable[..., Any], runtime: Path, tmp_path: Path
-) -> None:
-    bench = make_bench("follower_left")
-    ends = (-0.55, 1.40)
-    robot, angle = gripper(bench, lab(tmp_path, bench))
-    with Fingers(bench, "follower_left", ends), robot:
-        closed, opened = moving.measure_stroke(robot, angle)
-    assert closed == pytest.approx(ends[0], abs=0.03)
-    assert opened == pytest.approx(ends[1], abs=0.03)
-    assert torque(bench, "follower_left") == [0] * 9
-    log = bench.control.goal_log(bus="follower_left")
-    current = log.value[log.kind == 1]
-    assert len(current)
-    assert current.max() <= 60
-    assert bench.get("follower_left", GRIPPER, "goal_current") == 60
-    t, ticks = goals(bench, "follower_left", GRIPPER)
-    assert_within(t, ticks, GRIPPER_SPEED, GRIPPER_ACCELERATION)
-    # The goal never stands far beyond an end, and nothing but the gripper was commanded.
-    assert ticks.min() > 2048 + (ends[0] - 0.3) * TICKS_PER_RAD
-    assert ticks.max() < 2048 + (ends[1] + 0.3) * TICKS_PER_RAD
-    for servo_id in (1, 2, 4, 6, 7, 8):
-        assert bench.goals("follower_left", servo_id) == []
 
 
 def test_a_stop_ends_the_measurement_and_the_gripper_holds(
