@@ -175,17 +175,32 @@ def _programs(
             _await(lambda: _up(client, station), "the station", started, logs)
         yield start
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # being impatient must not leave arms behind
-            signal.signal(number, signal.SIG_IGN)
+        _end(station, started, logs)
+
+
+def _end(station: Station, started: dict[str, subprocess.Popen[bytes]], logs: Path) -> None:
+    """Lower the arms and end all programs in order; a further Ctrl-C ends them all at once."""
+
+    def hurry(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, hurry)
+    try:
         with StationClient(station.station) as client, contextlib.suppress(RobotStackError):
             client.request("shutdown", timeout_s=END_S)
-        for name in reversed(started):
-            process = started[name]
+        for process in reversed(started.values()):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(10.0)
-            except subprocess.TimeoutExpired:
+    except KeyboardInterrupt:  # being impatient must not leave arms behind
+        print("demo: ended at once", file=sys.stderr)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        for process in started.values():
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         for path in logs.glob("pid.*"):  # of a supervisor that did not come to ending its own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -54,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
     page = None
     if args.page:
         page = subprocess.Popen([sys.executable, "-m", "hardware.worlds.page", station.path])
+    world = subprocess.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGINT):  # it must not outlive us
+        signal.signal(number, lambda *_: world.terminate())
     try:
-        return subprocess.call(command)
-    except KeyboardInterrupt:
-        return 0
+        return world.wait()
     finally:
         if page is not None:
             page.terminate()
