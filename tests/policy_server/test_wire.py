@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from robot_stack.messages import Message, encode
 from robot_stack.policy_client import ClientKeys, PolicyClient
 from server.policy.endpoints import require_keys
 from server.policy.keys import ServerKeys, make_keys
+from tests.policy_server.conftest import serving
 from tests.policy_server.served import DT_NS, HANG_S, Wire, observed, until
 
 MAX_BYTES = 1 << 20
@@ -121,7 +123,7 @@ def test_whatever_comes_is_answered_once_and_the_server_lives(hosting, opened, d
 
 @st.composite
 def damaged(draw, opened) -> list[bytes]:
-    """A request with one value of another kind, one byte flipped, or a frame cut, lost or doubled."""
+    """A request with one value of another kind, a flipped byte, or a frame cut, lost or doubled."""
     kind = draw(st.sampled_from(["hello", "open", "infer", "reset", "close", "metrics"]))
     body = {
         "session": opened.body["session"],
@@ -153,10 +155,15 @@ def damaged(draw, opened) -> list[bytes]:
     return frames
 
 
-@pytest.fixture
-def hosting(serve, wire) -> Wire:
-    serve("--max-bytes", MAX_BYTES, "--sessions", 100_000)
-    return wire()
+@pytest.fixture(scope="module")
+def hosting(forks, tmp_path_factory) -> Iterator[Wire]:
+    """A connection to one server that all these tests are unkind to."""
+    directory = tmp_path_factory.mktemp("hosting")
+    with serving(forks, directory) as serve:
+        serve("--max-bytes", MAX_BYTES, "--sessions", 100_000)
+        line = Wire(f"ipc://{directory}/s.ipc")
+        yield line
+        line.close()
 
 
 @pytest.fixture
