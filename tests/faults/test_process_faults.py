@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -12,6 +13,8 @@ import pytest
 from benchmarks.virtual_station import virtual_station, wait_until
 from robot_stack.client import StationClient, stop_all
 from robot_stack.errors import ControlPlaneError, LeaseError
+from robot_stack.records import ring_path
+from robot_stack.shared_memory import Flag
 from robot_stack.types import Difference, Lifecycle, Source
 from tests.faults.conftest import FOLLOWERS, Streamer, command_rate, commands_arrive
 from tests.faults.judge import ARM_STOP_S, assert_continuous, last_motion_ns, nothing_moves_for
@@ -125,6 +128,28 @@ def test_a_stop_needs_no_supervisor_and_latches(streaming):
     streaming.client.request("reset")
     assert streaming.lifecycle("follower_left") is Lifecycle.DISARMED
     streaming.client.arm("followers")
+
+
+def test_a_stop_flag_that_vanishes_stops_both_arms_and_is_named(streaming):
+    """Nobody could stop them any more: a cleaner of shared memory has been at work."""
+    vanished_ns = time.monotonic_ns()
+    ring_path("v", "stop", "followers").unlink()
+    for robot in ROBOTS:
+        wait_until(lambda robot=robot: streaming.lifecycle(robot) is Lifecycle.FAULT, robot)
+    assert any("stop flag has vanished" in streaming.fault(robot) for robot in ROBOTS)
+    nothing_moves_for(streaming, 0.3)
+    for robot in ROBOTS:
+        t_ns, servos, ticks = streaming.goals(robot)
+        assert_continuous(t_ns, servos, ticks)
+        # It is looked for every 128 turns, 1.28 s here.
+        assert (last_motion_ns(t_ns, servos, ticks) - vanished_ns) / 1e9 < 1.28 + ARM_STOP_S + 0.5
+        assert torque(streaming, robot) == [1] * 9
+    # One that is made anew is not the one that the arms look at: a reset does not help.
+    Flag(ring_path("v", "stop", "followers")).close()
+    with contextlib.suppress(ControlPlaneError):
+        streaming.client.request("reset", timeout_s=30)
+        streaming.client.arm("followers")
+    wait_until(lambda: streaming.lifecycle("follower_left") is Lifecycle.FAULT, "the fault again")
 
 
 def test_two_clients_fight_for_the_lease(streaming):
