@@ -1,7 +1,8 @@
 """`robot-stack demo`: the main job on virtual hardware, from an empty machine to saved episodes.
 
 Starts the world, the station and teleoperation as programs of their own; a scripted operator moves
-the virtual leader arms by hand, and the recorder keeps what happens. Nothing on the way is
+the virtual leader arms by hand, and the recorder keeps what happens. Then the policy that comes
+with the project, trained from such episodes, does the same by itself. Nothing on the way is
 shortened: leader bus, teleoperation, control server, safety filter, follower bus, physics.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -28,6 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from collect import demo_policy
 from collect.dataset.film_strip import film_strip
 from collect.recorder import SavedEpisode
 from collect.session import RecordingSession
@@ -66,8 +69,9 @@ class Outcome:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "The whole stack on virtual hardware: starts a virtual ALOHA station, lets a scripted "
-        "operator transfer a cube by moving the leader arms, records each transfer, and prints one "
-        "table. Leaves the episodes and one picture."
+        "operator transfer a cube by moving the leader arms, records each transfer, lets the "
+        "policy that comes with the project do one by itself, and prints one table. Leaves the "
+        "episodes and one picture."
     )
     parser.epilog = "example: robot-stack demo --episodes 3 --directory episodes"
     parser.add_argument("--episodes", type=int, default=3, help="how many (default: 3)")
@@ -109,12 +113,22 @@ def run(args: argparse.Namespace) -> int:
                     say(f"{title}: start ritual")
                     outcomes.append(_episode(session, start, args.seed + number, title, say))
                     progress.advance(bar)
+            say("the policy is loading")
+            server = start(
+                "policy", ["policy", "serve", str(demo_policy.CHECKPOINT), "--threads", "1"]
+            )
+            demo_policy.wait_ready(lambda: _alive(server, station))
+            rollout = demo_policy.policy_rollout(
+                station, args.directory, args.seed + args.episodes, say
+            )
             say("lowering the arms")
     picture = args.directory / "demo.png"
     film_strip([outcome.saved.path for outcome in outcomes], picture)
-    result = _result(outcomes)
+    result = _result(outcomes) | {"policy_rollout": rollout}
+    result["ok"] = result["ok"] and rollout["success"]
     if not args.json:
         console.print(_table(outcomes))
+        console.print(_said_of(rollout), soft_wrap=True)
         console.print(f"episodes: {args.directory}, picture: {picture}", soft_wrap=True)
         first = outcomes[0].saved.path
         console.print(f"look closer with `robot-stack episode view {first}`", soft_wrap=True)
@@ -298,6 +312,12 @@ def _episode(
     return _outcome(saved, success)
 
 
+def _alive(process: subprocess.Popen[bytes], station: Station) -> None:
+    if process.poll() is not None:
+        words = _last_words(runtime_dir(station.station), "policy")
+        raise ControlPlaneError(f"the policy server ended: {words}")
+
+
 def _outcome(saved: SavedEpisode, success: bool) -> Outcome:
     with Episode.open(saved.path) as episode:
         frames = dropped = repeated = 0
@@ -348,6 +368,17 @@ def _result(outcomes: list[Outcome]) -> dict[str, Any]:
         "teleop_latency_ms": _percentiles(np.concatenate([o.latency_ms for o in outcomes]), 2),
         "files": [str(outcome.saved.path) for outcome in outcomes],
     }
+
+
+def _said_of(rollout: dict[str, Any]) -> str:
+    """The policy's rollout in one line."""
+    verdict = "[green]success[/]" if rollout["success"] else "[red]failure[/]"
+    latency = rollout["chunk_latency_ms"] or {"p50": math.nan, "p99": math.nan}
+    return (
+        f"the shipped policy by itself: {verdict} (try {rollout['tries']}), "
+        f"{rollout['chunks']} chunks, from observation to motion "
+        f"{latency['p50']:.0f} / {latency['p99']:.0f} ms: {rollout['file']}"
+    )
 
 
 def _table(outcomes: list[Outcome]) -> Table:

@@ -45,18 +45,18 @@ def offered_contract(
 ) -> PolicyContract:
     """What the station has for a policy: its own action joints, and of the policy's state and
     cameras those that exist here, to be compared by ``PolicyContract.differences``."""
+    specs = group_specs(station, group)
     joints: dict[str, Unit] = {
         f"{name}/{joint.name}": joint.unit
-        for name, spec in group_specs(station, group).items()
+        for name, spec in specs.items()
         for joint in spec.joints
     }
     known = joints.copy()
     for i in range(env_dim):
         known[f"env/{i}"] = "1"
-    embodiments = {spec.embodiment for spec in group_specs(station, group).values()}
     return dataclasses.replace(
         policy,
-        embodiment="+".join(sorted(embodiments)),
+        embodiment="+".join(dict.fromkeys(spec.embodiment for spec in specs.values())),
         state=tuple(Feature(f.name, known[f.name]) for f in policy.state if f.name in known),
         action=tuple(Feature(name, unit) for name, unit in joints.items()),
         cameras=tuple(

@@ -46,7 +46,8 @@ def world_dimensions(station: Station, client: StationClient) -> int:
 class PolicyEpisode:
     """Arguments as in ``PolicyRunner``; ``seconds`` ends it, on a virtual station success does too.
 
-    With ``recording`` the rollout is recorded from the moment the policy begins, labelled by the
+    ``before`` is called when the robots stand at the start: place the objects, ask a person. With
+    ``recording`` the rollout is recorded from the moment the policy begins, labelled by the
     world where there is one.
     """
 
@@ -62,6 +63,7 @@ class PolicyEpisode:
         seconds: float | None = None,
         start: Start = "policy",
         recording: RecordingSession | None = None,
+        before: Callable[[], object] = lambda: None,
         say: Callable[[str], None] = print,
         resume: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -71,6 +73,7 @@ class PolicyEpisode:
         self.seconds = seconds
         self.start = start
         self.recording = recording
+        self.before = before
         self.say = say
         self.runner = PolicyRunner(
             station,
@@ -94,6 +97,7 @@ class PolicyEpisode:
     def run(self, cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """Roll out once and say what came of it, as plain JSON."""
         self._to_start(cancelled)
+        self.before()
         if self.recording is not None:
             self.recording.start()
         self._began_s = time.monotonic()
