@@ -69,6 +69,7 @@ EXTRAS = {
     "tensorboard": "train",
     "gym_pusht": "pusht",
     "gymnasium": "pusht",
+    "zarr": "pusht",
     "openvino": "openvino",
     "websockets": "openpi",
     "msgpack": "openpi",

@@ -16,7 +16,16 @@ from robot_stack.episode import Episode, check
 from robot_stack.episode.files import BROKEN, NEW, PART
 from robot_stack.errors import EpisodeError
 
-__all__ = ["Finding", "add_arguments", "check_directory", "check_episode", "run"]
+__all__ = [
+    "Finding",
+    "add_arguments",
+    "add_options",
+    "check_directory",
+    "check_episode",
+    "conclude",
+    "examine",
+    "run",
+]
 
 STALE_PERIODS = 3.0  # a frame older than so many of its camera's periods at its row is stale
 STALE_SHARE = 0.02
@@ -46,6 +55,7 @@ ADVICE: dict[str, str] = {
     "leftover": "run `robot-stack episode recover`",
     "broken": "it could not be recovered; keep it for analysis or delete it by hand",
     "gap": "fine for most uses; loaders that want gapless numbers need an export",
+    "mixed": "train or export these apart, or leave out what is not of the kind",
     "twin": "the same recording lies there twice: trash one",
 }
 
@@ -159,6 +169,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   robot-stack episode check --quick episodes/episode_0.hdf5   without reading the images
   robot-stack episode check --strict episodes                 warnings count as failures
 """
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What `examine` and `conclude` read."""
     parser.add_argument("paths", nargs="+", metavar="PATH", help="episode files or directories")
     parser.add_argument("--quick", action="store_true", help="do not read images and hashes")
     parser.add_argument("--strict", action="store_true", help="warnings fail too")
@@ -166,6 +181,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return conclude(args, *examine(args))
+
+
+def examine(args: argparse.Namespace) -> tuple[list[Path], list[Finding]]:
+    """The episodes that the command line names, and what is wrong with each and their directories.
+
+    EpisodeError when it names what is no finished episode, or nothing.
+    """
     findings: list[Finding] = []
     files: list[Path] = []
     for path in map(Path, args.paths):
@@ -182,6 +205,11 @@ def run(args: argparse.Namespace) -> int:
         findings += found
         if not args.json and not found:
             print(f"ok       {path}")
+    return files, findings
+
+
+def conclude(args: argparse.Namespace, files: list[Path], findings: list[Finding]) -> int:
+    """Print findings as the command line wants them; the exit status."""
     errors = sum(finding.severity == "error" for finding in findings)
     warnings = len(findings) - errors
     failed = bool(errors or (args.strict and warnings))

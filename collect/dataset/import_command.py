@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from collect.dataset.pusht import import_pusht
+from robot_stack.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
 
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """examples:
   robot-stack dataset import pusht pusht/pusht_cchi_v7_replay.zarr --to data/pusht
   robot-stack dataset import pusht pusht_human_206.hdf5 --to data/pusht_images --images
-  robot-stack train --episodes data/pusht --config configs/train/pusht_state_mlp.yaml --out runs/pusht
+  robot-stack train --episodes data/pusht --config configs/train/pusht_state_mlp.yaml \\
+      --out runs/pusht
 """
     parser.add_argument("dataset", choices=["pusht"], help="which data set SOURCE is")
     parser.add_argument("source", metavar="SOURCE", type=Path, help="zarr directory or HDF5 file")
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
-        raise SystemExit("error: --limit must be at least 1")
+        raise ConfigError("--limit must be at least 1")
     started_s = time.monotonic()
     columns = (
         TextColumn("importing"),

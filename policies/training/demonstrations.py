@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from policies.training.config import DataConfig
-from robot_stack.contract import Feature
+from robot_stack.contract import Feature, Unit
 from robot_stack.episode import Episode
 from robot_stack.errors import EpisodeError
 
@@ -34,6 +34,7 @@ ALOHA_JOINTS = (
     "gripper",
 )
 ALOHA_ROBOTS = ("follower_left", "follower_right")
+UNITS: tuple[Unit, ...] = get_args(Unit)
 ALOHA_EMBODIMENT = "aloha_vx300s"
 
 
@@ -42,7 +43,7 @@ class Demonstration:
     """One episode: ``state`` (T, S) and ``action`` (T, D) float32, in the episode's units.
 
     Row i is row ``first_row`` + i of the file: rows at either end in which something is unknown
-    are left out. ``begin`` (D,) is where the action's joints were in the first row. ``digest`` tells
+    are left out. ``begin`` (D,) is where the action's joints were in the first row; ``digest`` tells
     the content from that of other files.
     """
 
@@ -84,6 +85,11 @@ def demonstrations(paths: Sequence[Path], config: DataConfig) -> Iterator[Demons
         yield found
 
 
+def _few(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 4 else ""
+    return ", ".join(names[:3] if rest else names) + rest
+
+
 def _short(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(f"{feature.name} [{feature.unit}]" for feature in value)
@@ -104,13 +110,13 @@ def _read(path: Path, config: DataConfig) -> Demonstration | None:
             return None
         names = episode.schema.joint_names
         units = dict(zip(said.action.get("names", ()), said.action.get("units", ()), strict=False))
-        joints = tuple(Feature(name, units.get(name, "1")) for name in names)
+        joints = tuple(Feature(name, _unit(path, units.get(name, "1"))) for name in names)
         known = dict(zip(joints, np.asarray(episode.qpos).T, strict=True))
         env = episode.env_state
         if env is not None:
             described = said.extra.get("env", {}).get("units", ())
             for i in range(env.shape[1]):
-                unit = described[i] if i < len(described) else "1"
+                unit = _unit(path, described[i]) if i < len(described) else "1"
                 known[Feature(f"env/{i}", unit)] = env[:, i].astype(np.float32)
         return _make(
             path,
@@ -129,6 +135,13 @@ def _read(path: Path, config: DataConfig) -> Demonstration | None:
             action=episode.column(config.action),
             wanted=config.state,
         )
+
+
+def _unit(path: Path, text: str) -> Unit:
+    for unit in UNITS:
+        if text == unit:
+            return unit
+    raise EpisodeError(f"{path}: {text!r} is no unit of a policy's features: {', '.join(UNITS)}")
 
 
 def is_aloha(path: Path) -> bool:
@@ -189,7 +202,7 @@ def _make(
     missing = [name for name in wanted if name not in by_name]
     if missing:
         raise EpisodeError(
-            f"{path} has no {', '.join(missing)}; data.state may name {', '.join(by_name)}"
+            f"{path} has no {_few(missing)}; data.state may name {', '.join(by_name)}"
         )
     features = tuple(by_name[name] for name in wanted) if wanted else joints
     state = np.stack([known[feature] for feature in features], axis=1).astype(np.float32)

@@ -26,8 +26,8 @@ class Ema(Generic[M]):
     def __init__(self, source: M, config: EmaConfig) -> None:
         self.config = config
         self.model = copy.deepcopy(source).eval().requires_grad_(False)
-        self._average = list(self.model.parameters())
-        self._source = list(source.parameters())
+        self._average: list[torch.Tensor] = list(self.model.parameters())
+        self._source: list[torch.Tensor] = list(source.parameters())
 
     @torch.no_grad()
     def update(self, step: int) -> None:

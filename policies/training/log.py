@@ -17,7 +17,7 @@ class RunLog:
     that the run is resumed from: what a killed run wrote after it is dropped, and written again."""
 
     def __init__(self, directory: Path, keep: int = 0, step: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  seconds to import
+        from torch.utils.tensorboard import SummaryWriter
 
         directory.mkdir(parents=True, exist_ok=True)
         self._file = (directory / NAME).open("ab")

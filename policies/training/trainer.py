@@ -164,7 +164,7 @@ class Trainer:
         ):
             loss = self.policy.loss(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        torch.autograd.backward(self._scaler.scale(loss))
         if config.optimizer.clip_norm is not None:
             self._scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.optimizer.clip_norm)

@@ -71,12 +71,16 @@ class Windows:
         return Batch(
             state=self.state[seen],
             images={
-                name: pixels(seen.flatten().numpy()).unflatten(0, seen.shape)
+                name: _shaped(pixels(seen.flatten().numpy()), seen.shape)
                 for name, pixels in self.images.items()
             },
             action=self.action[asked.clamp(low, high)],
             mask=(asked >= low) & (asked <= high),
         )
+
+
+def _shaped(frames: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    return frames.reshape(*shape, *frames.shape[1:])
 
 
 @lru_cache(maxsize=2)
