@@ -211,6 +211,9 @@ class PolicyClient:
 
     def open(self) -> PolicyContract:
         """Begin a session, with fresh decoder state. One that was open is given up."""
+        if self.session:
+            with contextlib.suppress(PolicyError):
+                self._send("close", {"session": self.session}, {}, 0.0)
         self._forget()
         contract = self.hello()
         body: dict[str, Any] = {
@@ -307,7 +310,7 @@ class PolicyClient:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return None
-                self._wait(zmq.POLLIN, left)
+                self._wait(zmq.POLLIN, min(left, self._patience_s()))
                 continue
             reply = self._chunk(*arrived)
             if reply is not None:
@@ -364,6 +367,12 @@ class PolicyClient:
             ),
             offset_ns=offset,
         )
+
+    def _patience_s(self) -> float:
+        """How long until the oldest request has been unanswered for too long."""
+        if not self._pending:
+            return self.timeout_s
+        return self.timeout_s - (time.monotonic_ns() - min(self._pending.values())) / 1e9
 
     def _give_up_late(self) -> None:
         now = time.monotonic_ns()
