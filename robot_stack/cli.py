@@ -40,6 +40,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "identify": ("hardware.aloha.identify", "find out which port is which arm and camera"),
     "calibrate": ("hardware.aloha.calibrate", "measure a rig's grippers and joint offsets"),
     "virtual": ("server.control.virtual", "the world behind a virtual station; inject faults"),
+    "eval": ("collect.evaluation.command", "score a policy in a world, over many seeds"),
     "demo": ("collect.demo", "virtual station, scripted operator, three recorded episodes"),
     "doctor": ("robot_stack.doctor", "what is wrong with this machine and how to mend it"),
     "bench": ("benchmarks", "measure this installation"),

@@ -45,6 +45,10 @@ REGISTRY: dict[str, dict[str, str]] = {
         "bid_warm": "policies.decoding.bid:BidWarm",
         "rtc": "policies.decoding.rtc:Rtc",
     },
+    "world": {
+        "pusht": "collect.evaluation.pusht:PushTWorld",
+        "aloha-transfer": "collect.evaluation.aloha:AlohaTransferWorld",
+    },
     "doctor": {
         "aloha": "hardware.aloha.doctor:checks",
         "cameras": "hardware.cameras.doctor:checks",
@@ -69,6 +73,7 @@ EXTRAS = {
     "tensorboard": "train",
     "gym_pusht": "pusht",
     "gymnasium": "pusht",
+    "shapely": "pusht",
     "zarr": "pusht",
     "openvino": "openvino",
     "websockets": "openpi",

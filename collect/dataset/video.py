@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from robot_stack.episode import Episode, Event
 from robot_stack.errors import EpisodeError
 from robot_stack.types import Difference, Source
 
-__all__ = ["MAX_FPS", "Tiles", "write_video"]
+__all__ = ["MAX_FPS", "Tiles", "encode", "write_video"]
 
 MAX_FPS = 30.0  # a browser shows no more, and encoding every row at 50 Hz takes twice as long
 EVENT_S = 2.0  # how long an event stays on the screen
@@ -131,20 +131,27 @@ class Tiles:
 def write_video(episode: Episode, path: Path) -> int:
     """Write all cameras of an episode, tiled, to ``path`` (H.264, mp4); returns the frame count.
 
-    It plays at the speed of recording; of rows above ``MAX_FPS`` every n-th is shown. The file
-    appears whole or not at all.
+    It plays at the speed of recording; of rows above ``MAX_FPS`` every n-th is shown.
     """
     step = max(1, math.ceil(episode.schema.rate_hz / MAX_FPS))
     rate = Fraction(episode.schema.rate_hz / step).limit_denominator(1000)
     tiles = Tiles(episode)
+    return encode(_pictures(tiles, len(episode), step), path, rate)
+
+
+def encode(images: Iterable[Image], path: Path, rate: Fraction) -> int:
+    """Write RGB ``images`` (H, W, 3), both even, to ``path`` (H.264, mp4) at ``rate`` a second;
+    returns how many. The file appears whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     frames = 0
     try:
         with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
             stream = out.add_stream("libx264", rate=rate)
-            stream.width, stream.height, stream.pix_fmt = tiles.width, tiles.height, "yuv420p"
+            stream.pix_fmt = "yuv420p"
             stream.options = {"preset": "veryfast", "crf": "23"}
-            for image in _pictures(tiles, len(episode), step):
+            for image in images:
+                if not frames:
+                    stream.height, stream.width = image.shape[:2]
                 out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
                 frames += 1
             out.mux(stream.encode())
