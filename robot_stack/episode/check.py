@@ -116,16 +116,17 @@ def _actions(episode: Episode) -> list[Problem]:
 
 
 def _content(episode: Episode) -> list[Problem]:
-    found = []
-    if episode.schema.encoding == "jpeg":
-        for camera in episode.cameras:
-            bad = 0
-            for row in range(len(episode)):
-                data = episode.jpeg(camera, row)
-                bad += not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9"))
-            if bad:
-                found.append(Problem("error", "jpeg", f"{camera}: {bad} rows are not whole JPEG"))
-    streams = episode.streams()
+    bad = dict.fromkeys(episode.cameras, 0)
+
+    def see(camera: str, data: bytes) -> None:
+        bad[camera] += not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9"))
+
+    streams = episode.streams(see)
+    found = [
+        Problem("error", "jpeg", f"{camera}: {rows} rows are not whole JPEG")
+        for camera, rows in bad.items()
+        if rows
+    ]
     known = episode.metadata.streams
     for name in sorted(streams):
         if known and known.get(name) != streams[name]:

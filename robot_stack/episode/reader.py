@@ -52,6 +52,8 @@ class Episode:
         self.file = file
         self.schema: EpisodeSchema = read_schema(file)
         self.metadata: EpisodeMetadata = decode_slots(file["metadata"][:].tobytes())[1]
+        self._opened: dict[str, h5py.Dataset] = {}
+        self._lengths: NDArray[np.int64] | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> Episode:
@@ -199,14 +201,23 @@ class Episode:
         if self.schema.encoding != "jpeg":
             raise EpisodeError(f"{self.path} holds raw images, not JPEG")
         index = self._camera(camera)
-        length = int(self.file["compress_len"][index, row])
-        return bytes(self.file[image_path(camera)][row, :length])
+        if self._lengths is None:
+            self._lengths = self.file["compress_len"][:].astype(np.int64)
+        length = int(self._lengths[index, row])
+        return bytes(self._dataset(image_path(camera))[row, :length])
+
+    def _dataset(self, path: str) -> h5py.Dataset:
+        """A dataset that is read row by row: looking it up costs more than reading a row."""
+        dataset = self._opened.get(path)
+        if dataset is None:
+            dataset = self._opened[path] = self.file[path]
+        return dataset
 
     def image(self, camera: str, row: int, decode: Decode | None = None) -> NDArray[np.uint8]:
         """The RGB image (H, W, 3) of a row; JPEG episodes need ``decode``."""
         self._camera(camera)
         if self.schema.encoding == "raw":
-            return np.asarray(self.file[image_path(camera)][row])
+            return np.asarray(self._dataset(image_path(camera))[row])
         if decode is None:
             raise EpisodeError(
                 f"{self.path} holds JPEG images: pass decode, e.g. collect.jpeg.decode"
@@ -222,7 +233,7 @@ class Episode:
         self._camera(camera)
         if depth_path(camera) not in self.file:
             raise EpisodeError(f"{self.path}: camera {camera} has no depth")
-        return np.asarray(self.file[depth_path(camera)][row])
+        return np.asarray(self._dataset(depth_path(camera))[row])
 
     @property
     def robots(self) -> tuple[str, ...]:
@@ -241,8 +252,11 @@ class Episode:
             for row in self.file["events"][:]
         ]
 
-    def streams(self) -> dict[str, str]:
-        """The SHA-256 of every dataset, read from the file again (see ``digest``)."""
+    def streams(self, see: Callable[[str, bytes], None] | None = None) -> dict[str, str]:
+        """The SHA-256 of every dataset, read from the file again (see ``digest``).
+
+        ``see`` is shown every JPEG on the way, as (camera, data).
+        """
         digest = ContentHash(stream_names(self.schema))
         for column in columns(self.schema):
             self._feed(digest, column.path)
@@ -252,6 +266,8 @@ class Episode:
         for name in self.cameras:
             for row in range(len(self)):
                 data = self.jpeg(name, row) if self.schema.encoding == "jpeg" else None
+                if see is not None and data is not None:
+                    see(name, data)
                 digest.update(image_path(name), data or self.image(name, row).tobytes())
                 if self.schema.cameras[name].depth:
                     pixels = self.depth(name, row).astype("<u2").tobytes()
