@@ -10,7 +10,7 @@ import torch
 
 from policies.batch import Batch
 from policies.conditioned import ConditionedPolicy
-from policies.guidance import guide_denoise
+from policies.guidance import guide_denoise, ordinary
 from policies.models.table import NETWORKS
 from policies.named import parse_named
 from policies.normalizer import Normalizer
@@ -100,7 +100,9 @@ class DiffusionPolicy(ConditionedPolicy):
         chosen: Denoise = denoise
         if guide is not None:
             target, weights, limit = guide
-            chosen = guide_denoise(denoise, self.normalize_action(target), weights, limit)
+            condition = ordinary(condition)
+            target = self.normalize_action(target)
+            chosen = guide_denoise(denoise, target, weights, limit, self.clip)
         clean = self.sampler.sample(
             chosen,
             self.schedule,

@@ -10,7 +10,7 @@ import torch
 
 from policies.batch import Batch
 from policies.conditioned import ConditionedPolicy
-from policies.guidance import Field, guide_flow
+from policies.guidance import Field, guide_flow, ordinary
 from policies.models.table import NETWORKS
 from policies.named import parse_named
 from policies.normalizer import Normalizer
@@ -111,6 +111,7 @@ class FlowPolicy(ConditionedPolicy):
         chosen: Field = velocity
         if guide is not None:
             target, weights, limit = guide
+            condition = ordinary(condition)
             chosen = guide_flow(velocity, self.normalize_action(target), weights, limit)
         clean = self.sampler.sample(
             chosen,

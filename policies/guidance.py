@@ -28,10 +28,10 @@ from collections.abc import Callable
 
 import torch
 
-from policies.samplers import Denoise
+from policies.samplers import Denoise, clipped
 from policies.schedules import Level
 
-__all__ = ["Field", "flow_weight", "guide_denoise", "guide_flow", "pull"]
+__all__ = ["Field", "flow_weight", "guide_denoise", "guide_flow", "ordinary", "pull"]
 
 # A velocity field: x (M, Tp, D) and tau in [0, 1) -> v (M, Tp, D)
 Field = Callable[[torch.Tensor, float], torch.Tensor]
@@ -42,33 +42,49 @@ def pull(
     x: torch.Tensor,
     target: torch.Tensor,
     weights: torch.Tensor,
+    clip: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The estimate of the clean chunk at x and J^T W (target - estimate), J = d estimate / d x.
 
-    x and target (M, Tp, D), weights (M, Tp). Gradients are switched on before the network runs;
-    afterwards the Jacobian would silently be the identity.
+    x and target (M, Tp, D), weights (M, Tp); the error alone is that of the clipped estimate.
+    Gradients are switched on before the network runs; afterwards the Jacobian would silently be
+    the identity.
     """
-    with torch.enable_grad():
-        variable = x.detach().requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad():
+        variable = ordinary(x).detach().requires_grad_(True)
         clean = estimate(variable)
-        error = (weights.unsqueeze(-1) * (target - clean)).detach()
+        error = weights.unsqueeze(-1) * (target - clipped(clean.detach(), clip))
         (gradient,) = torch.autograd.grad(clean, variable, error)
     return clean.detach(), gradient
 
 
+def ordinary(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor made under inference mode as one that may take part in a gradient."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
+
+
 def guide_denoise(
-    denoise: Denoise, target: torch.Tensor, weights: torch.Tensor, limit: float
+    denoise: Denoise,
+    target: torch.Tensor,
+    weights: torch.Tensor,
+    limit: float,
+    clip: float | None = None,
 ) -> Denoise:
     """``denoise`` that is pulled towards ``target`` (M, Tp, D), in the network's range.
 
-    Clipping comes after guidance, so that a saturated estimate still has a gradient.
+    With ``clip`` the error is that of the clipped estimate and the pull ends at the clip, while
+    the Jacobian is the network's own: a saturated estimate can be pulled back, an unsure one at
+    high noise does not throw the sample out of range.
     """
 
     def guided(x: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
-        clean, gradient = pull(lambda point: denoise(point, level)[0], x, target, weights)
+        plain, gradient = pull(lambda point: denoise(point, level)[0], x, target, weights, clip)
         weight = min(limit, 1 / (level.alpha * level.sigma))
-        clean = clean + level.sigma * weight * gradient
-        return clean, (x - level.alpha * clean) / level.sigma
+        clean = clipped(clipped(plain, clip) + level.sigma * weight * gradient, clip)
+        moved = clean - clipped(plain, clip)
+        residue = (x - level.alpha * (plain + moved)) / level.sigma
+        return clean, residue
 
     return guided
 
