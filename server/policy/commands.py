@@ -15,6 +15,7 @@ from robot_stack import __version__
 from robot_stack.errors import PolicyError
 from robot_stack.policy_client import PolicyClient, policy_endpoint
 
+from .fronts.arguments import add_openpi, openpi_front
 from .keys import ServerKeys, make_keys
 
 __all__ = ["add_arguments", "run"]
@@ -28,6 +29,7 @@ SERVE_EXAMPLES = """examples:
   robot-stack policy serve STRONG --weak EARLY              for the decoder bid
   robot-stack policy serve pusht=DIR transfer=DIR           two policies, by name
   robot-stack policy serve DIR --bind tcp://0.0.0.0:5555 --keys keys
+  robot-stack policy serve DIR --openpi-port 8000           for unmodified openpi clients too
 """
 HEALTH = "Whether a policy server is ready, and what it hosts. Exit status 1 when it is not."
 RELOAD = """Load a policy's checkpoint anew, or another one, beside the one that is served, and swap
@@ -93,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="/metrics and /healthz over HTTP on 127.0.0.1 (0: any free port)",
     )
+    add_openpi(serve)
 
     keygen = commands.add_parser(
         "keygen",
@@ -195,8 +198,9 @@ def _serve(args: argparse.Namespace) -> int:
         logging.info("  listens at %s", endpoint)
     if server.metrics_page:
         logging.info("  metrics at %s", server.metrics_page)
-    logging.info("loading %s on %s", ", ".join(checkpoints), args.device)
-    server.run()
+    with openpi_front(args, server.endpoints[0]):
+        logging.info("loading %s on %s", ", ".join(checkpoints), args.device)
+        server.run()
     logging.info("ended")
     return 0
 

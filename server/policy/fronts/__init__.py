@@ -1,0 +1,1 @@
+"""Fronts: other projects' protocols, for their own clients, before a policy server."""
