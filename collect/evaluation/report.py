@@ -12,6 +12,7 @@ mpl.use("Agg")  # no display beside a robot
 
 import matplotlib.pyplot as plt
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from collect.evaluation.results import Result
@@ -62,14 +63,17 @@ def summarise(results: Results) -> dict[str, Any]:
 
 
 def table(summary: Mapping[str, Any], title: str) -> Table:
-    """The summary for people."""
+    """The summary for people, 80 characters wide."""
+    episodes = max(row["episodes"] for row in summary["results"].values())
     made = Table(
-        title=title,
-        caption="80 % intervals: bootstrap for rewards, Wilson for success; p: two-sided paired "
-        f"permutation test against {BASELINE.replace('_', ' ')} over the same seeds",
+        title=f"{title}, {episodes} episodes",
+        caption="mean of the highest rewards and success rate with 80 % intervals (bootstrap, "
+        f"Wilson); p: two-sided paired permutation test against {BASELINE.replace('_', ' ')}",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0, 0, 1),
     )
     made.add_column("decoder", no_wrap=True)
-    for heading in ("mean max reward", "80 %", "success", "80 %", "difference", "p", "episodes"):
+    for heading in ("max reward", "80 %", "success", "80 %", "gain", "p"):
         made.add_column(heading, justify="right", no_wrap=True)
     for decoder, row in summary["results"].items():
         against = summary["paired_difference"].get(decoder)
@@ -81,17 +85,16 @@ def table(summary: Mapping[str, Any], title: str) -> Table:
             _span([100 * end for end in row["success_ci80"]], 0),
             "" if against is None else f"{against['mean']:+.3f}",
             "" if against is None else _p(summary["paired_p"][decoder]),
-            str(row["episodes"]),
         )
     return made
 
 
 def _span(ends: list[float], digits: int) -> str:
-    return f"{ends[0]:.{digits}f} .. {ends[1]:.{digits}f}"
+    return f"{ends[0]:.{digits}f}-{ends[1]:.{digits}f}"
 
 
 def _p(value: float) -> str:
-    return "< .0001" if value < 1e-4 else f"{value:.4f}"
+    return "<.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def plot(results: Results, summary: Mapping[str, Any], path: Path, title: str) -> None:

@@ -1,15 +1,11 @@
-"""What an evaluation has found so far, on disk: one JSON line an episode, kept as it ends.
+"""What an evaluation has found so far, on disk: one line an episode, kept as it ends.
 
-An evaluation that was killed goes on where it was. What it was asked stands in the first line;
-results of something else are not mixed in.
+An evaluation that was killed goes on where it was; results of something else are not mixed in.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.evaluation.json_lines import JsonLines
 from collect.evaluation.rollouts import Score
 from robot_stack.errors import EpisodeError
 
@@ -40,63 +37,26 @@ class Result:
 
 
 class ResultFile:
-    """``episodes.jsonl`` of a directory, with the executed actions beside it; one writer at a time.
+    """``episodes.jsonl`` of a directory, and the executed actions beside it.
 
-    ``header`` is plain JSON: what was evaluated, and how. EpisodeError when the directory holds
-    results of another evaluation (in what they differ), or another one writes there.
+    ``header`` is plain JSON: what is evaluated, and how. EpisodeError as of ``JsonLines``.
     """
 
     def __init__(self, directory: Path, header: Mapping[str, Any]) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
         self.results: dict[str, dict[int, Result]] = {}
-        self._file = (directory / NAME).open("a+b")
+        self._lines = JsonLines(directory / NAME, {"version": VERSION, **header})
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._read({"version": VERSION, **header})
-        except BlockingIOError as error:
-            self._file.close()
+            for line in self._lines.lines:
+                self._remember(Result(**line))
+        except TypeError as error:
+            self._lines.close()
             raise EpisodeError(
-                f"another evaluation writes into {directory}; wait for it or give another --out"
+                f"{directory / NAME} has a line that is no result ({error}); delete that line"
             ) from error
-        except BaseException:
-            self._file.close()
-            raise
 
-    def _read(self, header: Mapping[str, Any]) -> None:
-        self._file.seek(0)
-        data = self._file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):  # the line that was being written when it was killed
-            os.ftruncate(self._file.fileno(), len(whole))
-        lines = whole.splitlines()
-        if not lines:
-            self._write(header)
-            return
-        path = self.directory / NAME
-        try:
-            found = json.loads(lines[0])
-            kept = [Result(**json.loads(line)) for line in lines[1:]]
-        except (ValueError, TypeError) as error:
-            raise EpisodeError(
-                f"{path} is no evaluation's ({error}); give another directory with --out"
-            ) from error
-        differing = [
-            f"{key} was {found.get(key)!r}, is now {header.get(key)!r}"
-            for key in sorted({*found, *header})
-            if found.get(key) != header.get(key)
-        ]
-        if differing:
-            raise EpisodeError(
-                f"{path} holds results of another evaluation: {'; '.join(differing)}; give another "
-                "directory with --out, or delete it"
-            )
-        for result in kept:
-            self.results.setdefault(result.decoder, {})[result.seed] = result
-
-    def _write(self, values: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
-        self._file.flush()
+    def _remember(self, result: Result) -> None:
+        self.results.setdefault(result.decoder, {})[result.seed] = result
 
     def keep(self, decoder: str, score: Score) -> None:
         """Write one episode down: its actions first, so that a line that is there is complete."""
@@ -106,8 +66,8 @@ class ResultFile:
         result = Result(
             decoder, score.seed, score.max_reward, score.success, score.steps, score.chunks
         )
-        self._write(dataclasses.asdict(result))
-        self.results.setdefault(decoder, {})[score.seed] = result
+        self._lines.append(dataclasses.asdict(result))
+        self._remember(result)
 
     def actions(self, result: Result) -> NDArray[np.float64]:
         """What was executed (n, D) in an episode."""
@@ -121,4 +81,4 @@ class ResultFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._lines.close()
