@@ -93,7 +93,7 @@ def _graded(value: float, text: str, warn: float, bad: float) -> Text:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     for i, name in enumerate(columns):
-        left = i == 0 or name in ("state", "")
+        left = i == 0 or name == "state"
         table.add_column(
             name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis"
         )
@@ -120,8 +120,9 @@ def _headline(now: Snapshot) -> Text:
     return line
 
 
-def _robots(now: Snapshot) -> Table:
-    table = _table("robot", "state", "Hz", "age ms", "late p50", "p99 µs", "overruns", "")
+def _robots(now: Snapshot) -> RenderableType:
+    """Figures in a table, troubles below it: in a column they would squeeze all others out."""
+    table = _table("robot", "state", "Hz", "age ms", "late p50", "p99 µs", "overruns")
     for robot in now.robots:
         colour = {"armed": "green", "fault": "bold red", "stopped": "bold red"}
         table.add_row(
@@ -132,9 +133,16 @@ def _robots(now: Snapshot) -> Table:
             _number(robot.late_p50_us),
             _graded(robot.late_p99_us, _number(robot.late_p99_us), 2000, 10000),
             str(robot.overruns),
-            Text(robot.trouble, style="red"),
         )
-    return table
+    troubles = (
+        Text(f"{robot.name}: {robot.trouble}", "red", no_wrap=True, overflow="ellipsis")
+        for robot in _troubled(now)
+    )
+    return Group(table, *troubles)
+
+
+def _troubled(now: Snapshot) -> list[RobotLine]:
+    return [robot for robot in now.robots if robot.trouble]
 
 
 def _cameras(now: Snapshot) -> Table:
@@ -192,7 +200,7 @@ def render(now: Snapshot, height: int | None = None) -> RenderableType:
     lines = [1]
     if now.robots:
         blocks.append(_robots(now))
-        lines.append(len(now.robots) + 1)
+        lines.append(len(now.robots) + 1 + len(_troubled(now)))
     if now.cameras:
         blocks.append(_cameras(now))
         lines.append(len(now.cameras) + 1)

@@ -293,6 +293,23 @@ def test_the_panel_shows_what_matters(station: Station, publisher: Publisher) ->
         assert word in text, word
 
 
+def test_a_long_fault_leaves_the_figures_readable(station: Station, publisher: Publisher) -> None:
+    with RecordingSession(station) as session:
+        begin(session)
+        publisher.fault = b"no answer for 0.11 s: no servo on /dev/shm/somewhere/tty answered " * 3
+        drive(session, 20)
+        until(lambda: bool(session.troubles()), session)
+        now = session.snapshot()
+        session.discard()
+    console = Console(width=80, height=24, file=io.StringIO())
+    rows = ["".join(s.text for s in line) for line in console.render_lines(render(now, 24))]
+    for column in ("state", "Hz", "age ms", "overruns"):
+        assert any(column in row and "robot" in row for row in rows), column
+    assert any("left" in row and "fault" in row for row in rows)
+    assert any("left: no answer for 0.11 s" in row for row in rows)
+    assert len(rows) <= 24
+
+
 @pytest.mark.parametrize("size", [(80, 24), (120, 50)])
 def test_the_newest_message_and_the_keys_fit_the_terminal(
     station: Station, publisher: Publisher, size: tuple[int, int]
