@@ -56,7 +56,9 @@ class Fault:
 STOPPING = {
     "silence": Fault("drop", {"rate": 1.0}, ("calm", {}), ("no answer for",)),
     "garbage": Fault("corrupt", {"rate": 1.0}, ("calm", {}), ("no answer for",)),
-    "delay": Fault("delay", {"ms": 300.0}, ("calm", {}), ("no answer for",)),
+    # An answer names no register: one that is this late may be taken for another question's, so
+    # the fault may be called a lost torque. It errs towards stopping.
+    "delay": Fault("delay", {"ms": 300.0}, ("calm", {}), ("no answer for", "lost its torque")),
     "missing": Fault(
         "missing", {"servo_id": 4}, ("missing", {"servo_id": 4, "gone": False}), ("servo 4",)
     ),
