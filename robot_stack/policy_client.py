@@ -304,7 +304,7 @@ class PolicyClient:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            arrived = self._early.popleft() if self._early else self._receive(0.0)
+            arrived = self._early.popleft() if self._early else self._receive()
             if arrived is None:
                 self._give_up_late()
                 left = deadline - time.monotonic()
@@ -393,7 +393,7 @@ class PolicyClient:
         deadline = time.monotonic() + timeout
         number, _ = self._send(kind, body or {}, {}, timeout)
         while True:
-            arrived = self._receive(0.0)
+            arrived = self._receive()
             if arrived is None:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -440,24 +440,26 @@ class PolicyClient:
         self, kind: str, body: dict[str, Any], arrays: dict[str, NDArray[Any]], wait_s: float
     ) -> tuple[int, int]:
         socket = self._connected()
-        if not self._wait(zmq.POLLOUT, wait_s):
-            keys = " with these keys" if self.keys is not None else " without keys"
-            raise PolicyError(
-                f"nobody takes requests at {self.endpoint}{keys}: start a server with "
-                "`robot-stack policy serve`, or ask the one there for a key",
-                "unreachable",
-            )
         number = self._next_id
         self._next_id += 1
-        sent = time.monotonic_ns()
-        frames = encode(Message(kind, {**body, "sent_ns": sent}, arrays, number))
-        socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
-        return number, sent
+        deadline = time.monotonic() + wait_s
+        while True:
+            sent = time.monotonic_ns()
+            frames = encode(Message(kind, {**body, "sent_ns": sent}, arrays, number))
+            try:
+                socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                return number, sent
+            except zmq.Again:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise self._unreachable() from None
+                self._wait(zmq.POLLOUT, left)
 
-    def _receive(self, wait_s: float) -> tuple[Message, int] | None:
-        if not self._wait(zmq.POLLIN, wait_s):
+    def _receive(self) -> tuple[Message, int] | None:
+        try:
+            frames = self._connected().recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
             return None
-        frames = self._connected().recv_multipart()
         arrived = time.monotonic_ns()
         message = decode(frames)
         timing = message.body.get("timing")
@@ -474,8 +476,16 @@ class PolicyClient:
             )
         return message, arrived
 
-    def _wait(self, event: int, wait_s: float) -> bool:
-        return bool(self._connected().poll(max(0, math.ceil(wait_s * 1e3)), event))
+    def _wait(self, event: int, wait_s: float) -> None:
+        zmq.zmq_poll([(self._connected(), event)], max(0, math.ceil(wait_s * 1e3)))
+
+    def _unreachable(self) -> PolicyError:
+        keys = " with these keys" if self.keys is not None else " without keys"
+        return PolicyError(
+            f"nobody takes requests at {self.endpoint}{keys}: start a server with "
+            "`robot-stack policy serve`, or ask the one there for a key",
+            "unreachable",
+        )
 
     def _refusal(self, message: Message) -> PolicyError:
         code = str(message.body.get("code"))

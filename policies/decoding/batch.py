@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,25 +82,23 @@ def _sample_alike(
     device, counts = policy.device, [len(noise) for noise in parts]
     repeats = torch.tensor(counts, device=device)
 
+    def repeated(rows: torch.Tensor) -> torch.Tensor:
+        return rows if max(counts) == 1 else rows.repeat_interleave(repeats, dim=0)
+
     def expanded(values: Sequence[Array]) -> torch.Tensor:
-        stacked = torch.from_numpy(np.stack(values)).to(device, torch.float32)
-        return stacked.repeat_interleave(repeats, dim=0)
+        return repeated(_stacked(values).to(device, torch.float32))
 
     condition = policy.encode(
-        torch.from_numpy(np.stack([request.state for request in requests])).to(
-            device, torch.float32
-        ),
+        _stacked([request.state for request in requests]).to(device, torch.float32),
         {
-            camera.name: torch.from_numpy(
-                np.stack([request.images[camera.name] for request in requests])
-            ).to(device)
+            camera.name: _stacked([request.images[camera.name] for request in requests]).to(device)
             for camera in policy.contract.cameras
         },
     )
     starts = [draw.start for draw in draws if draw.start is not None]
     guides = [draw.guide for draw in draws if draw.guide is not None]
     chunks = policy.sample(
-        condition.repeat_interleave(repeats, dim=0),
+        repeated(condition),
         torch.from_numpy(np.concatenate(parts)).to(device, torch.float32),
         start=expanded(starts) if starts else None,
         level=draws[0].level,
@@ -112,3 +111,9 @@ def _sample_alike(
         else None,
     )
     return np.split(chunks.cpu().numpy(), np.cumsum(counts)[:-1])
+
+
+def _stacked(values: Sequence[NDArray[Any]]) -> torch.Tensor:
+    """Their batch; a single one is not copied: 3.7 MB of frames would take longer than a forward
+    pass of a small policy. Policies do not write into what they are given."""
+    return torch.from_numpy(np.stack(values) if len(values) > 1 else values[0][None])

@@ -9,7 +9,7 @@ and everything after that goes to the second (swap): no answer mixes generations
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,13 +209,15 @@ class Engine:
             if hosting.next is not None:
                 yield hosting.next
 
-    def turn(self, now_ns: int) -> int | None:
-        """Take up what workers have done, and what time has done: shed requests past their
-        deadline and sessions that are idle. Returns the next moment when time will have."""
+    def turn(self, now_ns: int, rung: Container[int]) -> int | None:
+        """Take up what the workers in ``rung`` (by ``fileno``) have done, and what time has done:
+        shed requests past their deadline and sessions that are idle. Returns the next moment when
+        time will have."""
         for hosting in self.hostings.values():
-            for answer in hosting.worker.answers():
-                self._take(hosting, answer)
-            if hosting.next is not None:
+            if hosting.worker.fileno() in rung:
+                for answer in hosting.worker.answers():
+                    self._take(hosting, answer)
+            if hosting.next is not None and hosting.next.fileno() in rung:
                 for answer in hosting.next.answers():
                     if isinstance(answer, Ready):
                         self._next_ready(hosting, answer)

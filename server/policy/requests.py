@@ -104,7 +104,8 @@ def observation(
                 f"{name} must be {dtype} {shape}, not {array.dtype.str} {array.shape}",
                 "bad_observation",
             )
-    state = arrays["state"]
+        array.flags.writeable = True  # the server's own bytes; torch warns of those that are not
+    state = arrays["state"].copy()  # libzmq may have put it at any address
     if not all(map(math.isfinite, state.ravel().tolist())):
         raise _fault("state holds NaN or infinity: a sensor is missing", "bad_observation")
     images = {camera.name: arrays[f"image.{camera.name}"] for camera in contract.cameras}

@@ -188,7 +188,7 @@ class PolicyServer:
             for index, socket in enumerate(self._sockets):
                 if socket in events:
                     self._receive(index, socket)
-            following = engine.turn(time.monotonic_ns())
+            following = engine.turn(time.monotonic_ns(), events)
             if not self._ready:
                 self._become_ready(engine)
             if self._stopping:

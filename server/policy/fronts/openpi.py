@@ -145,8 +145,11 @@ class _Episode:
             if error.code != "unknown_session":
                 raise
             self.open()  # the policy server was started again, or nobody asked for minutes
-            reply = self._ask(self._observation(message, arrived_ns), 0)
+            observation = self._observation(message, arrived_ns)
+            reply = self._ask(observation, 0)
         self._chunk = reply.chunk_id
+        newest = {camera: frames[-1] for camera, frames in observation.images.items()}
+        self._seen.append((arrived_ns, observation.state[-1], newest))
         return reply.actions, (reply.timing.done - reply.timing.started) / 1e6
 
     def _ask(self, observation: PolicyObservation, consumed: int) -> Any:
@@ -163,13 +166,12 @@ class _Episode:
         state, images = self._keys.read(message, contract)
         moments, dt = contract.observations, contract.control_dt_ns
         if len(state) < moments:
-            if self._seen and arrived_ns - self._seen[-1][0] > SLACK * dt:
-                self._seen.clear()
-            self._seen.append(
-                (arrived_ns, state[-1], {c: image[-1] for c, image in images.items()})
-            )
-            filled = [self._seen[0]] * (moments - len(self._seen)) + list(self._seen)
-            state = np.stack([state for _, state, _ in filled])
+            seen = list(self._seen)[1 - moments :]
+            if seen and arrived_ns - seen[-1][0] > SLACK * dt:
+                seen = []
+            seen.append((arrived_ns, state[0], {c: image[0] for c, image in images.items()}))
+            filled = [seen[0]] * (moments - len(seen)) + seen
+            state = np.stack([values for _, values, _ in filled])
             images = {c: np.stack([frames[c] for _, _, frames in filled]) for c in images}
         t_ns = arrived_ns - dt * np.arange(moments - 1, -1, -1, dtype=np.int64)
         return PolicyObservation(np.maximum(t_ns, 0), state, images)
