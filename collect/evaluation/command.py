@@ -40,18 +40,26 @@ scores.png and worst/*.mp4.
 The policy is run as by a robot that waits for it: observe, decode, execute --execute rows of the
 chunk. --noise S makes the actions stochastic and --dynamic P moves the object, as in the BID paper
 (Liu et al. 2024). Scores of two decoders are compared over the same seeds.
+
+On a station, blind: two policies in random order, which nobody is told; a person resets the scene,
+presses enter, and judges with s or f. It goes on where it was ended.
+  robot-stack eval --station configs/aloha.yaml --pairs 10 --out scores/blind \
+      --policies tcp://127.0.0.1:5600#old,tcp://127.0.0.1:5600#new
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Score a policy in a simulated world: mean of the episodes' highest rewards and success "
-        "rate with 80 % intervals, for one or several decoders over the same seeds."
+        "rate with 80 % intervals, for one or several decoders over the same seeds. Or compare two "
+        "policies on a station, blind."
     )
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("--world", required=True, metavar="NAME", help=f"one of: {', '.join(names('world'))}")
-    add("--checkpoint", required=True, type=Path, metavar="DIR", help="the policy")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--world", metavar="NAME", help=f"one of: {', '.join(names('world'))}")
+    where.add_argument("--station", metavar="FILE", help="station file (YAML): a blind comparison")
+    add("--checkpoint", type=Path, metavar="DIR", help="the policy (of --world)")
     add("--weak", type=Path, metavar="DIR", help="an early checkpoint of the same run, for BID")
     add(
         "--decoder",
@@ -60,18 +68,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"with commas between; known: {', '.join(names('decoder'))}",
     )
     add("--episodes", type=int, default=100, metavar="N", help="for each decoder (default: 100)")
-    add("--seed0", type=int, default=PUBLISHED_SEED, metavar="S", help="seeds S .. S+N-1")
+    add(
+        "--seed0",
+        type=int,
+        default=PUBLISHED_SEED,
+        metavar="S",
+        help=f"seeds S .. S+N-1 (default: {PUBLISHED_SEED}); of the order of a blind comparison",
+    )
     add("--noise", type=float, default=0.0, metavar="S", help="sigma of stochastic actions")
     add("--dynamic", type=float, default=0.0, metavar="P", help="px the object moves each step")
     add("--execute", type=int, metavar="TA", help="rows of each chunk (default: the policy's)")
     add("--samples", type=int, metavar="N", help="that coherence and BID choose from (default: 15)")
     add("--workers", type=int, metavar="N", help="processes (default: one for each core)")
     add("--videos", type=int, default=2, metavar="N", help="of each decoder's worst (default: 2)")
+    add("--policies", metavar="A,B", help="endpoints (of --station), each with #name if need be")
+    add("--pairs", type=int, default=10, metavar="N", help="trials of each policy (--station)")
+    add("--seconds", type=float, default=60.0, metavar="S", help="longest trial (--station)")
+    add("--record", type=Path, metavar="DIR", help="record the trials there (--station)")
+    add("--unblind", action="store_true", help="report before all trials are judged (--station)")
     add("--out", required=True, type=Path, metavar="DIR", help="where results are kept")
     add("--json", action="store_true", help="print one JSON object only")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.station is not None:
+        if args.policies is None:
+            raise ConfigError("--station compares two policies: name them with --policies A,B")
+        from collect.evaluation import station
+
+        return station.run(args)
+    if args.checkpoint is None:
+        raise ConfigError("--world scores a checkpoint: give its directory with --checkpoint")
+    return _in_world(args)
+
+
+def _in_world(args: argparse.Namespace) -> int:
     console = Console(stderr=args.json)
     if args.episodes < 1:
         raise ConfigError(f"--episodes is {args.episodes}; give at least 1")
