@@ -10,7 +10,6 @@ import contextlib
 import queue
 import threading
 import time
-from collections import deque
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -25,6 +24,7 @@ from robot_stack.policy_client import PolicyObservation, PolicyReply, Timing
 __all__ = ["SCHEME", "OpenpiClient"]
 
 SCHEME = "openpi://"
+CLOSE_S = 1.0
 
 
 class _Asked(NamedTuple):
@@ -84,11 +84,11 @@ class OpenpiClient:
         self._epoch = 0
         self._next_id = 1
         self._connection: Any = None
+        self._closing = contextlib.ExitStack()
         self._thread: threading.Thread | None = None
         self._orders: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[_Answered] = queue.SimpleQueue()
         self._pending: dict[int, int] = {}  # request number -> when it is given up
-        self._early: deque[_Answered] = deque()
 
     def __enter__(self) -> Self:
         try:
@@ -146,6 +146,10 @@ class OpenpiClient:
             self._connection.socket.shutdown(2)  # wakes the thread if it waits for an answer
         assert self._thread is not None
         self._thread.join(self.timeout_s)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        self._closing.close()
         self._connection = self._thread = self._contract = None
         self._orders, self._answers = queue.SimpleQueue(), queue.SimpleQueue()
         self._pending.clear()
@@ -157,31 +161,31 @@ class OpenpiClient:
 
         headers = {"Authorization": f"Api-Key {self._token}"} if self._token else None
         try:
-            self._connection = connect(
+            attempt = connect(
                 self._uri,
                 compression=None,
                 max_size=MAX_BYTES,
                 additional_headers=headers,
                 open_timeout=self.timeout_s,
+                close_timeout=CLOSE_S,
                 ping_interval=None,  # openpi answers none while it computes
                 proxy=None,
             )
+            self._connection = self._closing.enter_context(attempt)
             first = self._connection.recv(self.timeout_s)
             if isinstance(first, str):
                 raise PolicyError(f"{self.endpoint}: {first}", "refused")
             metadata = unpack(first)
+            self.metadata = metadata if isinstance(metadata, dict) else {}
+            self._contract = self._agreed()
+        except PolicyError:
+            self._disconnect()
+            raise
         except (OSError, TimeoutError, WebSocketException, MessageError) as error:
-            self._connection = None
+            self._disconnect()
             raise PolicyError(
                 f"no openpi server answers at {self._uri}: {error}", "unreachable"
             ) from error
-        self.metadata = metadata if isinstance(metadata, dict) else {}
-        try:
-            self._contract = self._agreed()
-        except PolicyError:
-            self._connection.close()
-            self._connection = None
-            raise
         self._thread = threading.Thread(
             target=_converse,
             args=(self._connection, self._orders, self._answers, len(self._contract.action)),
