@@ -43,8 +43,8 @@ class Demonstration:
     """One episode: ``state`` (T, S) and ``action`` (T, D) float32, in the episode's units.
 
     Row i is row ``first_row`` + i of the file: rows at either end in which something is unknown
-    are left out. ``begin`` (D,) is where the action's joints were in the first row; ``digest`` tells
-    the content from that of other files.
+    are left out. ``begin`` (D,) is where the action's joints were in the first row; ``digest``
+    tells the content from that of other files.
     """
 
     path: Path
