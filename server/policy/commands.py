@@ -16,6 +16,7 @@ from robot_stack.errors import PolicyError
 from robot_stack.policy_client import PolicyClient, policy_endpoint
 
 from .fronts.arguments import add_openpi, openpi_front
+from .endpoints import require_keys
 from .keys import ServerKeys, make_keys
 
 __all__ = ["add_arguments", "run"]
@@ -150,7 +151,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from policies.checkpoint import load_hosted, read_manifest
+    keys = ServerKeys.read(args.keys) if args.keys else None
+    for endpoint in args.bind:
+        require_keys(endpoint, keys=keys is not None)
+    for what in ("threads", "batch", "sessions"):
+        if getattr(args, what) < 1:
+            raise PolicyError(f"--{what} is {getattr(args, what)}, and must be 1 at least")
+    checkpoints, weak = _named_checkpoints(args.checkpoints, args.weak)
+
+    from policies.checkpoint import load_hosted
 
     from .server import PolicyServer
     from .worker import Loader
@@ -160,30 +169,10 @@ def _serve(args: argparse.Namespace) -> int:
     def loader(strong: str, weak: str | None) -> Loader:
         return lambda: load_hosted(strong, weak, args.device)
 
-    for what in ("threads", "batch", "sessions"):
-        if getattr(args, what) < 1:
-            raise PolicyError(f"--{what} is {getattr(args, what)}, and must be 1 at least")
-    checkpoints = {}
-    for text in args.checkpoints:
-        name, directory = _named(text)
-        name = name or read_manifest(directory).contract.name
-        if name in checkpoints:
-            raise PolicyError(f"two policies are called {name!r}: give NAME=DIR")
-        checkpoints[name] = directory
-    weak = {}
-    for text in args.weak:
-        name, directory = _named(text)
-        if not name and len(checkpoints) > 1:
-            raise PolicyError(f"--weak {text}: of which policy? Give NAME={text}")
-        name = name or next(iter(checkpoints))
-        if name not in checkpoints:
-            known = ", ".join(checkpoints)
-            raise PolicyError(f"--weak {text}: no policy is called {name!r} (served: {known})")
-        weak[name] = directory
     server = PolicyServer(
         {name: loader(strong, weak.get(name)) for name, strong in checkpoints.items()},
         [policy_endpoint(args.name), *args.bind],
-        keys=ServerKeys.read(args.keys) if args.keys else None,
+        keys=keys,
         threads=args.threads,
         batch=args.batch,
         sessions=args.sessions,
@@ -203,6 +192,31 @@ def _serve(args: argparse.Namespace) -> int:
         server.run()
     logging.info("ended")
     return 0
+
+
+def _named_checkpoints(strong: list[str], weak: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The directories of the policies, and of weak companions, by the policy's name."""
+    checkpoints: dict[str, str] = {}
+    for text in strong:
+        name, directory = _named(text)
+        if not name:
+            from policies.checkpoint import read_manifest
+
+            name = read_manifest(directory).contract.name
+        if name in checkpoints:
+            raise PolicyError(f"two policies are called {name!r}: give NAME=DIR")
+        checkpoints[name] = directory
+    companions: dict[str, str] = {}
+    for text in weak:
+        name, directory = _named(text)
+        if not name and len(checkpoints) > 1:
+            raise PolicyError(f"--weak {text}: of which policy? Give NAME={text}")
+        name = name or next(iter(checkpoints))
+        if name not in checkpoints:
+            known = ", ".join(checkpoints)
+            raise PolicyError(f"--weak {text}: no policy is called {name!r} (served: {known})")
+        companions[name] = directory
+    return checkpoints, companions
 
 
 def _named(text: str) -> tuple[str, str]:
