@@ -32,6 +32,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "aloha_cell": "hardware.worlds.collision:MujocoCollisionGuard",
     },
     "policy": {
+        "act": "policies.act:ActPolicy",
         "diffusion": "policies.diffusion:DiffusionPolicy",
         "flow": "policies.flow:FlowPolicy",
     },

@@ -16,6 +16,7 @@ from robot_stack.errors import PolicyError
 __all__ = ["ENCODERS", "Crop", "ImageEncoder", "ResNet18", "ResNet18Options", "SpatialSoftmax"]
 
 GROUP = 16  # channels that share a group's mean and variance
+STRIDE = 32  # pixels between two places of the last map
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,13 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, options: ResNet18Options, cameras: tuple[CameraInput, ...]) -> None:
         super().__init__()
+        for camera in cameras:
+            height, width = options.crop or (camera.height, camera.width)
+            if min(height, width) <= STRIDE:
+                raise PolicyError(
+                    f"camera {camera.name}: of {height} x {width} pixels a single place is left, "
+                    f"and no keypoint can move; each side needs at least {STRIDE + 1}"
+                )
         self.cameras = cameras
         self.features = options.features * len(cameras)
         self.encoders = nn.ModuleList(

@@ -17,8 +17,8 @@ from robot_stack.contract import CameraInput, Feature, PolicyContract
 MLP = {"name": "mlp", "width": 32, "blocks": 2, "condition_width": 16, "step_width": 16}
 UNET = {"name": "unet1d", "down_dims": [8, 16], "groups": 4, "step_width": 16}
 TRANSFORMER = {"name": "transformer", "layers": 2, "heads": 2, "width": 16}
-ENCODER = {"name": "resnet18", "width": 16, "keypoints": 4, "features": 6, "crop": [28, 30]}
-CAMERAS = (CameraInput("high", 32, 36), CameraInput("wrist", 32, 36))
+ENCODER = {"name": "resnet18", "width": 16, "keypoints": 4, "features": 6, "crop": [40, 42]}
+CAMERAS = (CameraInput("high", 44, 48), CameraInput("wrist", 44, 48))
 
 
 def contract(cameras: tuple[CameraInput, ...] = (), **changes: Any) -> PolicyContract:
