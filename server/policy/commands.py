@@ -15,8 +15,8 @@ from robot_stack import __version__
 from robot_stack.errors import PolicyError
 from robot_stack.policy_client import PolicyClient, policy_endpoint
 
-from .fronts.arguments import add_openpi, openpi_front
 from .endpoints import require_keys
+from .fronts.arguments import add_openpi, openpi_front
 from .keys import ServerKeys, make_keys
 
 __all__ = ["add_arguments", "run"]
@@ -85,6 +85,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="torch's threads (default: half the cores, the rest is the robot's)",
     )
     serve.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    serve.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what samples: auto takes OpenVINO on a CPU where it is installed, CUDA graphs on a "
+        "GPU, else torch; eager samples as training does (default: auto; the log says which)",
+    )
+    serve.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="bfloat16 is faster, with two digits of a sample left (default: float32)",
+    )
     serve.add_argument("--batch", type=int, default=8, help="requests in one inference at most")
     serve.add_argument("--sessions", type=int, default=256, help="open sessions at most")
     serve.add_argument(
@@ -167,7 +180,9 @@ def _serve(args: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 
     def loader(strong: str, weak: str | None) -> Loader:
-        return lambda: load_hosted(strong, weak, args.device)
+        return lambda: load_hosted(
+            strong, weak, args.device, engine=args.engine, precision=args.precision
+        )
 
     server = PolicyServer(
         {name: loader(strong, weak.get(name)) for name, strong in checkpoints.items()},
