@@ -69,7 +69,7 @@ class StationTrials:
     def judge(self, trial: int) -> Answer:
         """Ask for the verdict, unless the key that ended the episode was one."""
         pressed, self._pressed = self._pressed, None
-        if pressed in ANSWERS:
+        if pressed is not None and pressed in ANSWERS:
             return ANSWERS[pressed]
         self._say(
             f"trial {trial + 1}: s success, f failure, r run it again (something else went wrong), "

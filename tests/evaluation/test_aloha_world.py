@@ -86,7 +86,7 @@ def test_targets_pass_the_safety_filter(world):
     world.reset(0)
     before = world.observe()
     action = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.0] * 2)
-    action[0] = 1.2  # farther than a target may jump
+    action[0] = 2.5  # in four ticks: each is farther than a target may jump
     for _ in range(10):
         world.step(action)
     assert world.observe()[0] == pytest.approx(before[0], abs=0.01)

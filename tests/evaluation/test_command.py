@@ -72,6 +72,7 @@ def told(capsys):
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_two_workers_score_as_one_process_and_a_kill_loses_nothing(checkpoint, tmp_path, capsys):
     many = arguments(checkpoint, tmp_path / "two", "--episodes", "40", "--workers", "2")
     process = subprocess.Popen(
@@ -81,7 +82,7 @@ def test_two_workers_score_as_one_process_and_a_kill_loses_nothing(checkpoint, t
     )
     path = tmp_path / "two" / "episodes.jsonl"
     try:
-        deadline = time.monotonic() + 120.0
+        deadline = time.monotonic() + 150.0
         while not path.exists() or path.read_bytes().count(b"\n") < 4:
             assert process.poll() is None, "the evaluation ended before anything was kept"
             assert time.monotonic() < deadline
@@ -91,9 +92,9 @@ def test_two_workers_score_as_one_process_and_a_kill_loses_nothing(checkpoint, t
         process.wait()
     kept = path.read_bytes()
     kept = kept[: kept.rfind(b"\n") + 1]
-    few = arguments(checkpoint, tmp_path / "two", "--episodes", "6", "--workers", "2")
+    few = arguments(checkpoint, tmp_path / "two", "--episodes", "6", "--workers", "1")
     assert main(few) == 0
-    resumed = told(capsys)
+    resumed = told(capsys)  # of some episodes, what the workers had kept
     assert path.read_bytes().startswith(kept)
     assert main(arguments(checkpoint, tmp_path / "one", "--episodes", "6", "--workers", "1")) == 0
     alone = told(capsys)
