@@ -17,11 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from policies.build import build
 from policies.hosted import Hosted
+from policies.inference.choices import EngineName, Precision
+from policies.inference.fast import accelerate
+from policies.interfaces import Policy
+from policies.named import plain
 from policies.normalizer import Normalizer
 from policies.trainable import TrainablePolicy
 from robot_stack.config import Section, parse, within
@@ -63,13 +68,14 @@ def save_checkpoint(
 ) -> None:
     """Write ``policy`` (for one that is served, with averaged weights) and where it comes from.
 
-    ``provenance`` is JSON: git commit, configuration, data, step, validation. A checkpoint that
-    is there already is replaced.
+    ``provenance`` is JSON: git commit, configuration, data, step, validation; NaN becomes null. A
+    checkpoint that is there already is replaced.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: tensor.detach().to("cpu").contiguous() for name, tensor in policy.state_dict().items()
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in policy.state_dict().items()
     }
     data = save(tensors)
     digest = hashlib.sha256(data).hexdigest()
@@ -79,7 +85,7 @@ def save_checkpoint(
         "architecture": policy.architecture,
         "contract": policy.contract.to_json(),
         "normalizer": policy.normalizer.to_json(),
-        "training": dict(provenance),
+        "training": plain(provenance),
         "weights": weights,
         "sha256": digest,
         "bytes": len(data),
@@ -154,7 +160,7 @@ def load_checkpoint(
     if path.name != manifest.weights:
         raise PolicyError(f"{directory}: weights {manifest.weights!r} lie outside of it; refused")
     try:
-        policy = build(_plain(manifest.architecture), manifest.contract, manifest.normalizer)
+        policy = build(manifest.architecture, manifest.contract, manifest.normalizer)
     except ConfigError as error:
         raise PolicyError(f"{Path(directory) / MANIFEST}: {error}") from error
     _check(path, manifest, policy)
@@ -170,12 +176,20 @@ def load_hosted(
     weak: str | Path | None = None,
     device: str = "cpu",
     expected: PolicyContract | None = None,
+    engine: EngineName = "eager",
+    precision: Precision = "float32",
 ) -> Hosted:
-    """A checkpoint to serve, with an early one of the same run for decoders that contrast."""
-    a = load_checkpoint(strong, device, expected).requires_grad_(False)
-    if weak is None:
-        return Hosted(a)
-    return Hosted(a, load_checkpoint(weak, device, expected).requires_grad_(False))
+    """A checkpoint to serve, with an early one of the same run for decoders that contrast.
+
+    ``engine`` and ``precision`` as in ``policies.inference.fast.accelerate``; ``eager`` samples
+    as training does.
+    """
+
+    def load(directory: str | Path) -> Policy:
+        policy = load_checkpoint(directory, device, expected).requires_grad_(False)
+        return accelerate(policy, engine, precision)
+
+    return Hosted(load(strong), None if weak is None else load(weak))
 
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -227,10 +241,3 @@ def _check(path: Path, manifest: Manifest, policy: TrainablePolicy) -> None:
             f"{path} is damaged: its SHA-256 is {digest[:12]}, {MANIFEST} says "
             f"{manifest.sha256[:12]}; copy the checkpoint again"
         )
-
-
-def _plain(value: Any) -> Any:
-    """A parsed section as the dicts and lists that JSON had."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from policies.inference.choices import ENGINES, PRECISIONS
 from robot_stack import __version__
 from robot_stack.errors import PolicyError
 from robot_stack.policy_client import PolicyClient, policy_endpoint

@@ -1,0 +1,1 @@
+"""The same samples as a trained policy's, in a fraction of the time."""
