@@ -12,6 +12,7 @@ from torch import nn
 
 from policies.batch import Batch
 from policies.interfaces import Array, Need
+from policies.named import plain
 from policies.normalizer import Normalizer
 from robot_stack.contract import PolicyContract
 from robot_stack.errors import PolicyError
@@ -53,7 +54,7 @@ class TrainablePolicy(nn.Module, ABC):
                 f"the contract names normalizer {contract.normalizer[:12]}, given is "
                 f"{normalizer.sha256[:12]}; leave the name empty, or give the statistics it names"
             )
-        self.architecture = dict(architecture)
+        self.architecture: dict[str, Any] = plain(architecture)
         self.contract = dataclasses.replace(contract, normalizer=normalizer.sha256)
         self.normalizer = normalizer
 

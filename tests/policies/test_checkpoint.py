@@ -24,6 +24,7 @@ from policies.checkpoint import (
 )
 from policies.interfaces import Need
 from policies.trainable import TrainablePolicy
+from robot_stack.config import Section
 from robot_stack.contract import Feature
 from robot_stack.errors import PolicyError
 from tests.policies import small
@@ -61,6 +62,22 @@ def test_there_and_back(kind: str, network: dict[str, Any], tmp_path: Path) -> N
     assert dict(read_manifest(tmp_path / "a").training) == provenance
     save_checkpoint(tmp_path / "b", again, {})
     assert weights_of(tmp_path / "b").read_bytes() == weights_of(tmp_path / "a").read_bytes()
+
+
+def test_what_a_yaml_file_brought_is_kept(tmp_path: Path) -> None:
+    """Sections of a configuration, and a validation that came to nothing."""
+
+    def section(values: dict[str, Any]) -> Section:
+        inner = {k: section(v) if isinstance(v, dict) else v for k, v in values.items()}
+        return Section(inner, "train.yaml", 1, {})
+
+    architecture = small.diffusion(sampler={"name": "ddim", "steps": 4})
+    policy = small.policy(section(architecture))
+    provenance = {"config": section({"data": {"path": "x"}}), "validation": float("nan")}
+    save_checkpoint(tmp_path, policy, provenance)
+    assert load_checkpoint(tmp_path).architecture == architecture
+    found = read_manifest(tmp_path).training
+    assert found["config"]["data"]["path"] == "x" and found["validation"] is None
 
 
 def test_a_checkpoint_is_replaced_whole(saved: Path) -> None:

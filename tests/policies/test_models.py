@@ -140,6 +140,21 @@ def test_every_weight_learns(kind: str, network: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "flow"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_half_precision_trains_and_samples(kind: str, network: dict[str, Any]) -> None:
+    """Under autocast, as training on a GPU runs; the loss stays float32."""
+    policy = small.policy({"policy": kind, "network": network}, cameras=small.CAMERAS)
+    batch = small.batch(2, policy.contract)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = policy.loss(batch)
+        chunk = policy.sample(
+            policy.encode(batch.state, batch.images), small.noise(2, policy.contract)
+        )
+    assert loss.dtype == chunk.dtype == torch.float32
+    assert loss.isfinite() and chunk.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "flow"])
 def test_padding_counts_as_published_or_is_left_out(kind: str) -> None:
     for masked in (False, True):
         policy = small.policy({"policy": kind, "network": small.MLP, "mask_padding": masked})
