@@ -90,7 +90,7 @@ def test_guided_and_plain_draws_are_sampled_apart() -> None:
     assert isinstance(policy.strong, Affine)
     # First all alike; then guided, plain and warm ones.
     assert policy.strong.sampled[0] == 33
-    assert sorted(policy.strong.sampled[1:]) == [2, 15, 16]
+    assert sorted(policy.strong.sampled[1:]) == [8, 15, 16]
 
 
 def test_guides_with_other_limits_are_not_mixed() -> None:
@@ -104,7 +104,7 @@ def test_guides_with_other_limits_are_not_mixed() -> None:
         for robot, reply in zip(fleet, replies, strict=True):
             robot.take(reply)
     assert isinstance(policy.strong, Affine)
-    assert sorted(policy.strong.sampled[1:]) == [1, 2]
+    assert sorted(policy.strong.sampled[1:]) == [4, 8]
 
 
 def test_images_and_states_reach_the_session_that_sent_them() -> None:

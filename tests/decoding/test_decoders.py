@@ -295,6 +295,18 @@ def test_rtc_guides_towards_the_executed_chunk_and_keeps_the_past() -> None:
     assert guide.limit == 3.0
 
 
+def test_rtc_takes_the_nearest_of_its_guided_samples_and_the_paper_draws_one() -> None:
+    policy = Affine(contract(horizon=4, dof=1))
+    at = step(column(0, 1, 1))
+    draw = draw_of("rtc", at, policy)
+    assert (draw.samples, draw.contrast) == (4, 0)
+    assert draw_of("rtc", at, policy, samples=1).samples == 1
+    assert draw_of("rtc", step(), policy).samples == 1
+    samples = chunks((0, 3, 3, 3), (0, 1.5, 0.5, 3), (0, 1, 1, 9), (0, -1, 1, 1))
+    chosen = make_decoder("rtc").choose(at, samples, NONE, policy.contract)
+    assert chosen[3, 0] == 9
+
+
 def test_rtc_with_a_forecast_beyond_the_prior_holds_on_to_all_of_it() -> None:
     policy = Affine(contract(horizon=6, first_action=0, dof=1))
     guide = guide_of(draw_of("rtc", step(column(1, 2, 3), delay=40), policy))

@@ -62,7 +62,12 @@ NOTHING = {"receding_horizon", "ema", "temporal_ensemble"}
         (frozenset({Need.SAMPLES}), False, NOTHING | {"coherence"}),
         (frozenset({Need.SAMPLES}), True, NOTHING | {"coherence", "bid"}),
         (frozenset({Need.NOISE}), False, NOTHING | {"warm_start"}),
-        (frozenset({Need.GRADIENTS}), False, NOTHING | {"rtc"}),
+        (frozenset({Need.GRADIENTS}), False, NOTHING),
+        (
+            frozenset({Need.GRADIENTS, Need.SAMPLES}),
+            False,
+            NOTHING | {"coherence", "rtc"},
+        ),
         (ALL, False, NOTHING | {"coherence", "warm_start", "rtc"}),
         (ALL, True, set(NAMES)),
     ],
@@ -91,5 +96,5 @@ def test_a_refusal_names_each_missing_need() -> None:
     with pytest.raises(PolicyError, match="needs contrast and samples, which policy closed_form"):
         check(make_decoder("bid_warm"), hosted)
     on_top = make_decoder("temporal_ensemble", {"of": {"name": "rtc"}})
-    with pytest.raises(PolicyError, match="temporal_ensemble needs gradients"):
+    with pytest.raises(PolicyError, match="temporal_ensemble needs gradients and samples"):
         check(on_top, hosted)
