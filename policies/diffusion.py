@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,11 +38,16 @@ class DiffusionOptions:
     encoder: Section | None = None
     schedule: Schedule = field(default_factory=Schedule)
     sampler: Section = field(default_factory=lambda: Section({"name": "ddim"}, "", 0, {}))
+    prediction: Literal["epsilon", "sample"] = "epsilon"
     mask_padding: bool = False
 
 
 class DiffusionPolicy(ConditionedPolicy):
     """Chi et al. 2023: epsilon prediction under the observations, trained as Ho et al. 2020.
+
+    With ``prediction: sample`` the network answers the clean chunk instead of its noise. A small
+    network needs that for long chunks: to predict noise it must carry all of it from its input to
+    its output, and what it fails to carry hides the chunk where the noise is strong.
 
     The paper's loss counts the padded actions at the ends of an episode; ``mask_padding`` leaves
     them out.
@@ -62,6 +67,7 @@ class DiffusionPolicy(ConditionedPolicy):
         )
         self.schedule = options.schedule
         self.sampler = parse_named(SAMPLERS, options.sampler, "sampler")
+        self.prediction = options.prediction
         self.mask_padding = options.mask_padding
         shares = torch.tensor(self.schedule.alphas_cumprod, dtype=torch.float64)
         self.register_buffer("alphas", shares.sqrt().float(), persistent=False)
@@ -71,13 +77,14 @@ class DiffusionPolicy(ConditionedPolicy):
     sigmas: torch.Tensor
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Mean square error of the predicted noise (Ho et al. 2020, algorithm 1)."""
+        """Mean square error of the predicted noise (Ho et al. 2020, algorithm 1), or chunk."""
         condition = self.condition(batch.state, batch.images)
         clean = self.normalize_action(batch.action)
         t = torch.randint(self.schedule.steps, (len(clean),), device=clean.device)
         noise = torch.randn_like(clean)
         x = self.alphas[t, None, None] * clean + self.sigmas[t, None, None] * noise
-        error = (self.network(x, t, condition) - noise) ** 2
+        wanted = noise if self.prediction == "epsilon" else clean
+        error = (self.network(x, t, condition) - wanted) ** 2
         return self.mean(error, batch.mask if self.mask_padding else None)
 
     @torch.no_grad()
@@ -94,8 +101,10 @@ class DiffusionPolicy(ConditionedPolicy):
 
         def denoise(x: torch.Tensor, here: Level) -> tuple[torch.Tensor, torch.Tensor]:
             t = torch.full((len(x),), here.t, device=x.device)
-            residue = self.network(x, t, condition)
-            return (x - here.sigma * residue) / here.alpha, residue
+            answer = self.network(x, t, condition)
+            if self.prediction == "epsilon":
+                return (x - here.sigma * answer) / here.alpha, answer
+            return answer, (x - here.alpha * answer) / here.sigma
 
         chosen: Denoise = denoise
         if guide is not None:
