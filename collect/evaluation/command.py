@@ -19,6 +19,7 @@ from collect.evaluation.world import World, WorldOptions, check_fit, make_world
 from policies.checkpoint import read_manifest
 from policies.decoding.table import check
 from policies.hosted import Hosted
+from policies.inference.choices import ENGINES
 from robot_stack.errors import ConfigError, PolicyError
 from robot_stack.registry import names
 
@@ -80,6 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--execute", type=int, metavar="TA", help="rows of each chunk (default: the policy's)")
     add("--samples", type=int, metavar="N", help="that coherence and BID choose from (default: 15)")
     add("--workers", type=int, metavar="N", help="processes (default: one for each core)")
+    add(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what samples (default: auto)",
+    )
     add("--videos", type=int, default=2, metavar="N", help="of each decoder's worst (default: 2)")
     add("--policies", metavar="A,B", help="endpoints (of --station), each with #name if need be")
     add("--pairs", type=int, default=10, metavar="N", help="trials of each policy (--station)")
@@ -119,6 +126,7 @@ def _in_world(args: argparse.Namespace) -> int:
         noise=args.noise,
         execute=args.execute,
         samples=args.samples,
+        engine=args.engine,
     )
     world = make_world(args.world, options)
     weights = _checked(plan, decoders, world)

@@ -67,8 +67,8 @@ def table(summary: Mapping[str, Any], title: str) -> Table:
     episodes = max(row["episodes"] for row in summary["results"].values())
     made = Table(
         title=f"{title}, {episodes} episodes",
-        caption="mean of the highest rewards and success rate with 80 % intervals (bootstrap, "
-        f"Wilson); p: two-sided paired permutation test against {BASELINE.replace('_', ' ')}",
+        caption="80 %: bootstrap and Wilson intervals; p: two-sided, paired with "
+        f"{BASELINE.replace('_', ' ')}",
         box=box.SIMPLE_HEAD,
         padding=(0, 0, 0, 1),
     )

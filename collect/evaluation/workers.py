@@ -17,6 +17,7 @@ from collect.evaluation.world import World, WorldOptions, make_world
 from policies.checkpoint import load_hosted
 from policies.decoding.table import make_decoder
 from policies.hosted import Hosted
+from policies.inference.choices import EngineName
 from policies.interfaces import Decoder, Step
 from robot_stack.errors import PolicyError, RobotStackError
 
@@ -39,10 +40,15 @@ class Plan:
     noise: float = 0.0
     execute: int | None = None
     samples: int | None = None
+    engine: EngineName = "auto"
 
     def hosted(self) -> Hosted:
-        """The policy, loaded."""
+        """The policy as it was trained, without an engine."""
         return load_hosted(self.checkpoint, self.weak)
+
+    def fast(self) -> Hosted:
+        """The policy with its engine, which takes seconds to make."""
+        return load_hosted(self.checkpoint, self.weak, engine=self.engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ class _Worker:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._hosted = plan.hosted()
+        self._hosted = plan.fast()
         self._worlds: list[World] = []
 
     def run(self, batch: Batch, progress: Callable[[str, int], None]) -> Iterator[Score]:
