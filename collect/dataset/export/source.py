@@ -123,7 +123,7 @@ def _layout(episode: Episode) -> dict[str, Any]:
 
 
 def _known(episode: Episode) -> slice | None:
-    known: NDArray[np.bool_] = np.isfinite(np.hstack([episode.qpos, episode.action])).all(axis=1)
+    known = np.asarray(np.isfinite(np.hstack([episode.qpos, episode.action])).all(axis=1))
     for camera in episode.cameras:
         known &= episode.frame_seq(camera) >= 0
     rows = np.flatnonzero(known)
