@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,10 @@ EPILOG = """examples:
   robot-stack eval --world pusht --checkpoint runs/pusht/checkpoints/step_0012000 \\
       --weak runs/pusht/checkpoints/step_0001000 --episodes 300 --noise 1 --execute 1 \\
       --decoder receding_horizon,ema,temporal_ensemble,coherence,bid --out scores/noise1
-  robot-stack eval --world aloha-transfer --checkpoint runs/transfer/best --out scores/transfer
+  robot-stack eval --world aloha-transfer --checkpoint runs/transfer/best
 
 Each episode is kept as it ends: the same command after Ctrl-C or a kill goes on where it was, and
-with more --episodes or decoders it adds them. --out then holds episodes.jsonl, report.json,
+with more --episodes or decoders it adds them. Its directory then holds episodes.jsonl, report.json,
 scores.png and worst/*.mp4.
 
 The policy is run as by a robot that waits for it: observe, decode, execute --execute rows of the
@@ -44,7 +45,7 @@ chunk. --noise S makes the actions stochastic and --dynamic P moves the object, 
 
 On a station, blind: two policies in random order, which nobody is told; a person resets the scene,
 presses enter, and judges with s or f. It goes on where it was ended.
-  robot-stack eval --station configs/aloha.yaml --pairs 10 --out scores/blind \
+  robot-stack eval --station configs/aloha.yaml --pairs 10 --out scores/blind \\
       --policies tcp://127.0.0.1:5600#old,tcp://127.0.0.1:5600#new
 """
 
@@ -93,7 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=float, default=60.0, metavar="S", help="longest trial (--station)")
     add("--record", type=Path, metavar="DIR", help="record the trials there (--station)")
     add("--unblind", action="store_true", help="report before all trials are judged (--station)")
-    add("--out", required=True, type=Path, metavar="DIR", help="where results are kept")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where results are kept (default for --world: under evaluations/, by what is asked)",
+    )
     add("--json", action="store_true", help="print one JSON object only")
 
 
@@ -101,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     if args.station is not None:
         if args.policies is None:
             raise ConfigError("--station compares two policies: name them with --policies A,B")
+        if args.out is None:
+            raise ConfigError("--station keeps its trials in a directory: give it with --out DIR")
         from collect.evaluation import station
 
         return station.run(args)
@@ -140,10 +148,11 @@ def _in_world(args: argparse.Namespace) -> int:
         "execute": execute,
         "samples": args.samples,
     }
+    out = args.out or _directory(header)
     title = f"{args.world}, noise {args.noise:g}, {execute} of each chunk executed"
     if args.dynamic:
         title += f", object moves {args.dynamic:g} px a step"
-    with ResultFile(args.out, header) as file:
+    with ResultFile(out, header) as file:
         todo: list[Batch] = []
         for name in decoders:
             left = [seed for seed in seeds if seed not in file.results.get(name, {})]
@@ -152,7 +161,7 @@ def _in_world(args: argparse.Namespace) -> int:
         # Of a longer evaluation, or of other decoders before, only what is asked now.
         asked = {name: {seed: file.results[name][seed] for seed in seeds} for name in decoders}
         summary = report.summarise(asked)
-        report.plot(asked, summary, args.out / "scores.png", title)
+        report.plot(asked, summary, out / "scores.png", title)
         videos = write_worst(world, file, asked, args.videos)
     result = {
         **summary,
@@ -161,17 +170,27 @@ def _in_world(args: argparse.Namespace) -> int:
         "seed0": args.seed0,
         "checkpoint": str(args.checkpoint),
         "weak": plan.weak,
-        "out": str(args.out),
+        "out": str(out),
     }
-    (args.out / "report.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "report.json").write_text(json.dumps(result, indent=1) + "\n")
     if not args.json:
         console.print(report.table(summary, title))
         console.print(
-            f"results, scores.png and {len(videos)} videos of the worst: {args.out}",
+            f"results, scores.png and {len(videos)} videos of the worst: {out}",
             soft_wrap=True,
         )
     print(json.dumps(result))
     return 0
+
+
+def _directory(header: Mapping[str, Any]) -> Path:
+    """Where results of this question are kept: the same question finds them again."""
+    parts = [header["world"], header["checkpoint"][:8]]
+    for key in ("weak", "noise", "dynamic", "execute", "samples"):
+        value = header[key]
+        if value:
+            parts.append(f"{key}-{value[:8] if key == 'weak' else format(value, 'g')}")
+    return Path("evaluations") / "-".join(parts)
 
 
 def _checked(plan: Plan, decoders: list[str], world: World) -> dict[str, int]:

@@ -129,6 +129,19 @@ def test_what_cannot_run_is_said_before_anything_does(checkpoint, tmp_path, caps
     assert not (tmp_path / "out" / "episodes.jsonl").exists()
 
 
+def test_the_same_question_finds_its_results_again(checkpoint, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [*arguments(checkpoint, "unused", "--workers", "1"), "--decoder", "ema"]
+    del given[given.index("--out") : given.index("--out") + 2]
+    outs = []
+    for more in (["--episodes", "1"], ["--episodes", "2"], ["--episodes", "1", "--noise", "1"]):
+        assert main([*given, *more]) == 0
+        outs.append(told(capsys)["out"])
+    assert outs[0] == outs[1] != outs[2]
+    lines = (tmp_path / outs[0] / "episodes.jsonl").read_text().splitlines()
+    assert [json.loads(line)["seed"] for line in lines[1:]] == [100_000, 100_001]
+
+
 def test_a_decoder_without_what_it_needs_says_what_to_give(checkpoint, tmp_path, capsys):
     given = arguments(checkpoint, tmp_path / "out")
     del given[given.index("--weak") : given.index("--weak") + 2]
