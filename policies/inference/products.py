@@ -31,6 +31,7 @@ class _Shifted(nn.Module):
 
     def __init__(self, offsets: Sequence[int], length: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
+        self.outputs = outputs
         span = (outputs - 1) * stride + 1
         self.before = max(0, -min(offsets))
         self.after = max(0, max(offsets) + span - length)
@@ -50,7 +51,8 @@ class Taps(nn.Module):
         super().__init__()
         (taps,), (padding,), (stride,) = of.kernel_size, cast(tuple[int], of.padding), of.stride
         outputs = (length + 2 * padding - taps) // stride + 1
-        self.shifted = _Shifted([tap - padding for tap in range(taps)], length, outputs, stride)
+        offsets = [tap - padding for tap in range(taps)]
+        self.shifted = _Shifted(offsets, length, outputs, stride)
         self.weight = nn.Parameter(of.weight.detach().permute(0, 2, 1).flatten(1).contiguous())
         self.bias = of.bias
 

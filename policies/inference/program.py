@@ -47,6 +47,8 @@ def advance(
 
 def program(policy: ConditionedPolicy) -> Program | None:
     """DDIM's steps of a diffusion policy, or Euler's of a flow; None for other samplers."""
+    if isinstance(policy, DiffusionPolicy) and policy.prediction != "epsilon":
+        return None
     if isinstance(policy, DiffusionPolicy) and isinstance(policy.sampler, DDIM):
         levels = leading(policy.schedule, policy.sampler.steps)
         rows = [
