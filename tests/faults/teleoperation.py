@@ -69,20 +69,29 @@ class Teleop:
         wait_until(lambda: follows(station, 0.0), "following")
 
     def re_engage(self) -> None:
-        """Press r as often as it is asked for, and be driven."""
-        said = len(self.said())
-        self.press("r")
+        """Press r and be driven, until the followers follow. As an operator would, once more when
+        something else gives way meanwhile: on a starved machine a bus may fall silent."""
+        deadline = time.monotonic() + 90
+        while True:
+            said = len(self.said())
+            self.press("r")
+            wait_until(lambda said=said: self._goes(said) is not None, "the drive", 60)
+            if self._goes(said):
+                self.be_driven()
+                said = len(self.said())
+                wait_until(
+                    lambda said=said: asked(self.station) or self._goes(said) is False, "following"
+                )
+                if asked(self.station):
+                    return
+            assert time.monotonic() < deadline, "the followers never followed again"
 
-        def driven() -> bool:
-            nonlocal said
-            news = self.said()[said:]
-            if news.rstrip().endswith("press r and enter to re-engage"):
-                said += len(news)
-                self.press("r")
-            return "let go of them" in news
-
-        wait_until(driven, "the drive", 60)
-        self.be_driven()
+    def _goes(self, said: int) -> bool | None:
+        """Whether the drive began after ``said`` characters; None before teleop has spoken."""
+        news = self.said()[said:]
+        if "let go of them" in news:
+            return True
+        return False if news.rstrip().endswith("press r and enter to re-engage") else None
 
     def be_driven(self) -> None:
         """Let go while the leaders come to the followers, and take them again."""
