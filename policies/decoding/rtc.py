@@ -42,7 +42,7 @@ class Rtc(Coherence):
 
     The paper draws one sample (``samples`` 1). Its guidance takes the data to have unit variance
     in the network's range, so of two ways that differ by less it may take the other one all the
-    same: at a fork just ahead of an ALOHA arm, 4 samples in 10 did (``robot-stack bench seams``).
+    same: at a fork 30 ms ahead of an ALOHA arm, a third of the samples did (``benchmarks._forks``).
     Then the executed chunk and the observation disagree at every later seam too.
     """
 
