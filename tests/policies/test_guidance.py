@@ -105,8 +105,15 @@ def test_a_clipped_estimate_keeps_in_range_and_can_be_pulled_back() -> None:
     nothing = torch.zeros(1, 3, dtype=torch.float64)
     idle = guide_denoise(CORRELATED.denoise, -x, nothing, 5.0, 1.0)(x, level)
     torch.testing.assert_close(idle, (plain.clamp(-1, 1), plain_residue))
-    back = guide_denoise(CORRELATED.denoise, -x, nothing + 1, 5.0, 1.0)(x, level)[0]
-    assert (back < plain.clamp(-1, 1)).all()
+    middle = SCHEDULE.level(50)
+    plain, _ = CORRELATED.denoise(x, middle)
+    assert (plain > 1).all()
+    inside = torch.full_like(x, 0.5)
+    back = guide_denoise(CORRELATED.denoise, inside, nothing + 1, 5.0, 1.0)(x, middle)[0]
+    gain = CORRELATED.gain(middle.alpha, middle.sigma)
+    error = torch.full((1, 3), 0.5 - 1, dtype=torch.float64)
+    expected = 1 + error @ gain / middle.alpha  # the limit of 5 is not met here
+    torch.testing.assert_close(back.squeeze(-1), expected)
 
 
 @pytest.mark.parametrize("t", [5, 50, 90])

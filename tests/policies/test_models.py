@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from policies.batch import Batch
 from policies.conditioned import ConditionedPolicy
 from policies.models.mlp import FilmMlpOptions
 from policies.models.network import ChunkShape
 from policies.models.transformer import TransformerOptions
-from policies.models.unet import UnetOptions
+from policies.models.unet import ResidualBlock, UnetOptions
 from robot_stack.errors import ConfigError, PolicyError, RegistryError
 from tests.policies import small
 
@@ -49,6 +51,24 @@ def test_unet_of_the_paper() -> None:
     leave = conv(256, 256, 5) + 2 * 256 + conv(256, 2, 1)
     assert step + down + middle + up + leave == 65_783_298
     assert count(UnetOptions().make(PUSHT)) == 65_783_298
+
+
+def test_residual_block_of_the_paper() -> None:
+    """Scale times the first block's output plus bias, not one plus scale: as published."""
+    torch.manual_seed(0)
+    block = ResidualBlock(4, 8, 5, UnetOptions((8,), groups=4))
+    x, film = torch.randn(2, 4, 6), torch.randn(2, 16)
+
+    def conv_block(values: torch.Tensor, convolution: nn.Module, norm: nn.Module) -> torch.Tensor:
+        hidden = functional.conv1d(values, convolution.weight, convolution.bias, padding=2)
+        return functional.mish(functional.group_norm(hidden, 4, norm.weight, norm.bias))
+
+    with torch.no_grad():
+        hidden = conv_block(x, block.first[0], block.first[1])
+        hidden = film[:, :8, None] * hidden + film[:, 8:, None]
+        expected = conv_block(hidden, block.second[0], block.second[1])
+        expected += functional.conv1d(x, block.shortcut.weight, block.shortcut.bias)
+        torch.testing.assert_close(block(x, film), expected)
 
 
 def test_transformer_of_the_paper() -> None:
