@@ -29,6 +29,7 @@ MAX_HEADER = 64 * 1024
 MAX_ARRAYS = 64
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DIMS = 8
+JSON = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def encode(message: Message) -> list[bytes | memoryview]:
         buffers.append(plain.reshape(-1).view(np.uint8).data if plain.size else b"")
     header = {"kind": message.kind, "id": message.id, "body": message.body, "arrays": described}
     try:
-        text = json.dumps(header, allow_nan=False, separators=(",", ":"))
+        text = JSON.encode(header)
     except (TypeError, ValueError) as error:
         raise MessageError(
             f"the body of {message.kind!r} is not plain finite JSON: {error}"

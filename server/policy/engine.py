@@ -269,6 +269,8 @@ class Engine:
     def _shed(self, hosting: Hosting, now_ns: int) -> int | None:
         """Refuse what is past its deadline; the next deadline of those that wait."""
         following: int | None = None
+        if not hosting.waiting:
+            return None
         for key, waiting in list(hosting.waiting.items()):
             if waiting.deadline_ns is None:
                 continue

@@ -212,10 +212,9 @@ class PolicyServer:
 
     def _receive(self, index: int, socket: zmq.Socket[bytes]) -> None:
         for _ in range(BURST):
-            try:
-                frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
+            if not int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return
+            frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             received = time.monotonic_ns()
             key = ""
             if self._guard is not None and not is_ipc(self.endpoints[index]):

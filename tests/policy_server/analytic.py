@@ -8,6 +8,7 @@ state's first two values tell the policy how to behave: how many seconds to take
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 import time
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ class Analytic:
         time.sleep(float(condition[:, TAKES_S].sum()))
         if (condition[:, FAILS] == RAISE).any():
             raise OSError("the GPU fell off the bus")
-        rows = torch.arange(HORIZON, dtype=torch.float32) - self.contract.first_action
+        rows = torch.arange(self.contract.horizon, dtype=torch.float32) - self.contract.first_action
         chunks = condition[:, None, :] + rows[None, :, None] + self.offset
         chunks[condition[:, FAILS] == NAN] = torch.nan
         return chunks
@@ -92,7 +93,7 @@ def loader(
     name: str, *, values: int, pixels: int, offset_file: Path | None, sampled: Path | None
 ) -> Loader:
     """Reads the offset anew at each (re)load; the file may also say ``wait FILE`` (until there is
-    one), ``broken`` or ``other`` (a policy of another interface)."""
+    one), ``broken``, or ``wider`` or ``longer``: policies of other interfaces."""
 
     def load() -> Hosted:
         text = offset_file.read_text().split() if offset_file is not None else ["0"]
@@ -102,9 +103,11 @@ def loader(
             while not Path(text[1]).exists():
                 time.sleep(0.01)
             text = text[2:]
-        more = 1 if text[0] == "other" else 0
-        offset = 0.0 if more else float(text[0])
-        return Hosted(Analytic(contract(values + more, pixels, name), offset, sampled))
+        promised = contract(values + (text[0] == "wider"), pixels, name)
+        if text[0] == "longer":
+            promised = dataclasses.replace(promised, horizon=HORIZON + 1)
+        offset = 0.0 if text[0] in ("wider", "longer") else float(text[0])
+        return Hosted(Analytic(promised, offset, sampled))
 
     return load
 

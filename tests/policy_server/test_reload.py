@@ -99,6 +99,9 @@ def test_chunks_of_old_weights_are_no_priors_for_new_ones(serve, endpoint, weigh
         new = client.infer(observed(100), previous_chunk=blended.chunk_id, consumed=1)
         assert (new.generation, new.actions[0, 2]) == (2, 1100)
         assert new.chunk_id not in (old.chunk_id, blended.chunk_id)
+        # Both are the first chunk of their weights; nothing confuses them.
+        stale = client.infer(observed(100), previous_chunk=old.chunk_id, consumed=1)
+        assert stale.actions[0, 2] == 1100
         again = client.infer(observed(0), previous_chunk=new.chunk_id, consumed=1)
         assert 1000 < again.actions[0, 2] < 1101
 
@@ -107,7 +110,8 @@ def test_chunks_of_old_weights_are_no_priors_for_new_ones(serve, endpoint, weigh
     ("text", "code", "words"),
     [
         ("broken", "load_failed", "no such weights"),
-        ("other", "contract_mismatch", "arm/6"),
+        ("wider", "contract_mismatch", "arm/6"),
+        ("longer", "contract_mismatch", "horizon: served is 8, the new one has 9"),
     ],
 )
 def test_what_cannot_follow_does_not(serve, weights, wire, text, code, words):

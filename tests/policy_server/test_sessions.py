@@ -98,6 +98,16 @@ def test_the_client_gets_nothing_from_before_a_reset(client):
     assert (reply.id, reply.actions[0, 2]) == (number, 2)
 
 
+def test_the_client_drops_what_had_arrived_before_its_reset(client, wire):
+    client.request(observed(1))
+    line = wire()
+    answered = 'policy_requests_total{policy="analytic",outcome="ok"} 1'
+    until(lambda: answered in line.ask("metrics").body["text"], "the chunk is on its way")
+    client.reset()
+    assert client.poll() is None
+    assert client.infer(observed(2)).actions[0, 2] == 2
+
+
 def test_a_reset_lets_the_decoder_forget(serve, endpoint):
     """A temporal ensemble blends with the chunk before, unless a reset came between."""
     serve()
