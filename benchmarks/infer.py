@@ -13,7 +13,6 @@ times stand beside them. Differences are in the network's range, where actions a
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 import time
@@ -29,6 +28,7 @@ from policies.decoding.bid import BidWarm
 from policies.diffusion import DiffusionPolicy
 from policies.inference.choices import ENGINES
 from policies.inference.fast import FastPolicy, accelerate
+from policies.inference.networks import take_apart
 from policies.inference.products import Grow, Taps, Toom
 from policies.models.unet import Unet
 from policies.normalizer import Normalizer, Scale
@@ -197,8 +197,6 @@ def _operations(policy: DiffusionPolicy, batched: bool) -> tuple[float, float]:
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         published += 2.0 * weight.numel() * length
-    from policies.inference.networks import take_apart
-
     parts = take_apart(network, [0.0], 16)
     assert parts is not None
     performed = 0.0
@@ -337,7 +335,6 @@ def _print(results: dict[str, Any]) -> None:
         f"{peak['bid16_as_published']:.0%} (plain loop {peak['their_bid16_as_published']:.0%})"
     )
     print(f"largest difference {results['max_abs_diff']:.1e}")
-    if importlib.util.find_spec("lerobot") is None:
-        print("lerobot is not installed: not compared")
+    print("lerobot: not compared")
     if results["cuda"] is None:
         print("no GPU: CUDA graphs not run")

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from policies.build import build
 from policies.hosted import Hosted
 from policies.inference.choices import EngineName, Precision
-from policies.inference.fast import accelerate
+from policies.inference.fast import accelerate, runs_alone
 from policies.interfaces import Policy
 from policies.named import plain
 from policies.normalizer import Normalizer
@@ -182,14 +182,20 @@ def load_hosted(
     """A checkpoint to serve, with an early one of the same run for decoders that contrast.
 
     ``engine`` and ``precision`` as in ``policies.inference.fast.accelerate``; ``eager`` samples
-    as training does.
+    as training does. With a weak policy, engines with threads of their own have half of torch's
+    each, and sample together.
     """
+    threads = torch.get_num_threads()
 
-    def load(directory: str | Path) -> Policy:
+    def load(directory: str | Path, threads: int) -> Policy:
         policy = load_checkpoint(directory, device, expected).requires_grad_(False)
-        return accelerate(policy, engine, precision)
+        return accelerate(policy, engine, precision, threads)
 
-    return Hosted(load(strong), None if weak is None else load(weak))
+    if weak is None:
+        return Hosted(load(strong, threads))
+    half = max(1, threads // 2)
+    both = load(strong, half), load(weak, half)
+    return Hosted(*both, together=threads > 1 and all(runs_alone(policy) for policy in both))
 
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

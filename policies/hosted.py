@@ -13,10 +13,14 @@ __all__ = ["Hosted"]
 
 @dataclass(frozen=True)
 class Hosted:
-    """A strong policy and, for BID's contrast, a weak one: an early checkpoint of the same run."""
+    """A strong policy and, for BID's contrast, a weak one: an early checkpoint of the same run.
+
+    ``together``: the two may sample at the same time, each called from a thread of its own.
+    """
 
     strong: Policy
     weak: Policy | None = None
+    together: bool = False
 
     def __post_init__(self) -> None:
         if self.weak is None:

@@ -7,6 +7,7 @@ served (beyond rounding).
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,17 +38,24 @@ def decode(hosted: Hosted, requests: Sequence[Request]) -> list[tuple[int, NDArr
     if not requests:
         return []
     draws = [request.session.decoder.plan(request.step, hosted.strong) for request in requests]
-    with torch.no_grad():
+    weak = [draw.noise[:0] for draw in draws]
+    if hosted.weak is None or not any(draw.contrast for draw in draws):
         strong = _sample(hosted.strong, requests, draws, weak=False)
-        weak = [draw.noise[:0] for draw in draws]
-        if hosted.weak is not None and any(draw.contrast for draw in draws):
-            weak = _sample(hosted.weak, requests, draws, weak=True)
+    elif hosted.together:
+        with ThreadPoolExecutor(1) as thread:
+            beside = thread.submit(_sample, hosted.weak, requests, draws, weak=True)
+            strong = _sample(hosted.strong, requests, draws, weak=False)
+            weak = beside.result()
+    else:
+        strong = _sample(hosted.strong, requests, draws, weak=False)
+        weak = _sample(hosted.weak, requests, draws, weak=True)
     return [
         request.session.finish(request.step, *samples)
         for request, *samples in zip(requests, strong, weak, strict=True)
     ]
 
 
+@torch.no_grad()
 def _sample(
     policy: Policy, requests: Sequence[Request], draws: Sequence[Draw], *, weak: bool
 ) -> list[Array]:

@@ -38,8 +38,9 @@ class Engine(Protocol):
         the network's range."""
 
 
-EngineMaker = Callable[[Parts, Program, Precision], Engine]
-"""An engine's class. Any error means that this machine cannot run it."""
+EngineMaker = Callable[[Parts, Program, Precision, int], Engine]
+"""An engine's class; the number bounds its own threads, if it has any. Any error means that this
+machine cannot run it."""
 
 
 class _Step(nn.Module):
@@ -64,7 +65,7 @@ class Torch:
 
     name: str = "torch"
 
-    def __init__(self, parts: Parts, program: Program, precision: Precision) -> None:
+    def __init__(self, parts: Parts, program: Program, precision: Precision, threads: int) -> None:
         self._parts, self._program, self._precision = parts, program, precision
         self._coefficients = program.coefficients.to(next(parts.projection.parameters()).device)
         self._steps: dict[bool, _Step] = {}
@@ -89,9 +90,8 @@ class OpenVino:
     """Each step one call of a graph that OpenVINO compiled: weights packed once, activations and
     coefficients fused into the products.
 
-    It has as many threads as torch has now. They are not pinned: the cores of a robot's loops are
-    not this process's to choose. ImportError without the package; RuntimeError for a ``device`` it
-    does not have.
+    ``threads`` are not pinned: the cores of a robot's loops are not this process's to choose.
+    ImportError without the package; RuntimeError for a ``device`` it does not have.
     """
 
     name: str = "openvino"
@@ -101,6 +101,7 @@ class OpenVino:
         parts: Parts,
         program: Program,
         precision: Precision,
+        threads: int,
         device: str = "CPU",
     ) -> None:
         import openvino
@@ -110,7 +111,7 @@ class OpenVino:
         self._parts, self._program, self._device = parts, program, device
         self._settings = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,
@@ -173,8 +174,8 @@ class CudaGraphs:
 
     name: str = "cuda-graphs"
 
-    def __init__(self, parts: Parts, program: Program, precision: Precision) -> None:
-        self._eager = Torch(parts, program, precision)
+    def __init__(self, parts: Parts, program: Program, precision: Precision, threads: int) -> None:
+        self._eager = Torch(parts, program, precision, threads)
         self._device = next(parts.projection.parameters()).device
         self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._graphs: OrderedDict[tuple[int, int], _Graph] = OrderedDict()

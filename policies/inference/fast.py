@@ -18,7 +18,7 @@ from robot_stack.contract import PolicyContract
 from robot_stack.errors import PolicyError
 from robot_stack.registry import missing_dependency
 
-__all__ = ["FastPolicy", "accelerate"]
+__all__ = ["FastPolicy", "accelerate", "runs_alone"]
 
 # How far an engine's first step may be from the policy's own, in the network's range.
 TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.1}
@@ -41,6 +41,7 @@ class FastPolicy:
         steps: Program,
         engines: Mapping[str, EngineMaker],
         precision: Precision = "float32",
+        threads: int = 1,
     ) -> None:
         self.contract: PolicyContract = policy.contract
         self.gives: frozenset[Need] = policy.gives
@@ -49,7 +50,7 @@ class FastPolicy:
         self._untried = dict(engines)
         self._engine: Engine | None = None
         self._proven: set[Hashable] = set()
-        self._precision = precision
+        self._precision, self._threads = precision, threads
         self._observations = policy.contract.observations
         features = len(policy.contract.state) + (policy.images.features if policy.images else 0)
         self._own_width = self._observations * features
@@ -157,7 +158,7 @@ class FastPolicy:
             name = next(iter(self._untried))
             make = self._untried.pop(name)
             try:
-                engine = make(self._parts, self._program, self._precision)
+                engine = make(self._parts, self._program, self._precision, self._threads)
                 self._sample(engine, condition, noise, None, 1.0)
                 self._engine = engine
             except Exception as error:  # noqa: BLE001  # whatever a library does, there is another
@@ -178,14 +179,17 @@ class FastPolicy:
 
 
 def accelerate(
-    policy: Policy, engine: EngineName = "auto", precision: Precision = "float32"
+    policy: Policy,
+    engine: EngineName = "auto",
+    precision: Precision = "float32",
+    threads: int | None = None,
 ) -> Policy:
     """``policy``, sampled by the fastest engine there is, or by the one that is named.
 
-    On a CPU that is OpenVINO, with torch's number of threads, otherwise torch; on a GPU CUDA
-    graphs. The policy itself where the engine is ``eager`` or its kind has no faster form (other
-    networks than U-Net and MLP, other samplers than DDIM and Euler). The log says which it is.
-    ``bfloat16`` halves what is read of weights and keeps two digits of a sample.
+    On a CPU that is OpenVINO, with ``threads`` (default: as torch has), otherwise torch; on a GPU
+    CUDA graphs. The policy itself where the engine is ``eager`` or its kind has no faster form
+    (other networks than U-Net and MLP, other samplers than DDIM and Euler). The log says which it
+    is. ``bfloat16`` halves what is read of weights and keeps two digits of a sample.
     """
     if engine == "eager":
         return policy
@@ -208,4 +212,10 @@ def accelerate(
         kinds = {"openvino": OpenVino}
     if engine == "torch":
         kinds = {}
-    return FastPolicy(policy, parts, steps, {**kinds, "torch": Torch}, precision)
+    engines = {**kinds, "torch": Torch}
+    return FastPolicy(policy, parts, steps, engines, precision, threads or torch.get_num_threads())
+
+
+def runs_alone(policy: Policy) -> bool:
+    """Whether the policy's engine leaves torch's threads to others, so that one more can run."""
+    return isinstance(policy, FastPolicy) and policy.engine in ("openvino", "cuda-graphs")

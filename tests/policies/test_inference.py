@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from policies.decoding.batch import Request, decode
 from policies.decoding.session import Session
 from policies.decoding.table import make_decoder
 from policies.diffusion import DiffusionPolicy
+from policies.hosted import Hosted
 from policies.inference.choices import EngineName
 from policies.inference.engines import BATCHED, EngineMaker, OpenVino, Torch
 from policies.inference.fast import FastPolicy, accelerate
@@ -268,11 +270,17 @@ def test_a_wrong_request_costs_no_engine() -> None:
 # -- serving ---------------------------------------------------------------------------------
 
 
-def test_hosted_policies_decode_alike(tmp_path: Path) -> None:
-    architecture = small.diffusion(small.UNET)
+@pytest.mark.parametrize(
+    ("network", "engine", "threads"), [(small.UNET, "torch", 1), (small.MLP, "openvino", 2)]
+)
+def test_hosted_policies_decode_alike(
+    network: dict[str, Any], engine: EngineName, threads: int, tmp_path: Path
+) -> None:
+    """Strong and weak together where each has threads of its own, one after the other else."""
+    architecture = small.diffusion(network)
     save_checkpoint(tmp_path / "strong", small.policy(architecture), {})
-    torch.manual_seed(9)
     weak = small.policy(architecture)
+    torch.manual_seed(9)
     for parameter in weak.parameters():
         nn.init.normal_(parameter, std=0.1)
     save_checkpoint(tmp_path / "weak", weak, {})
@@ -281,6 +289,7 @@ def test_hosted_policies_decode_alike(tmp_path: Path) -> None:
         hosted = load_hosted(tmp_path / "strong", tmp_path / "weak", engine=engine)
         names = {getattr(p, "engine", "eager") for p in (hosted.strong, hosted.weak)}
         assert names == {engine}
+        assert hosted.together == (engine == "openvino")
         session = Session(make_decoder("bid_warm"), hosted, seed=4)
         previous, found = -1, []
         for _ in range(3):
@@ -290,8 +299,35 @@ def test_hosted_policies_decode_alike(tmp_path: Path) -> None:
             found.append(rows)
         return found
 
-    for ours, theirs in zip(chunks("torch"), chunks("eager"), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.01)  # px
+    torch.set_num_threads(threads)
+    try:
+        for ours, theirs in zip(chunks(engine), chunks("eager"), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.01)  # px
+    finally:
+        torch.set_num_threads(1)
+
+
+class Meeting:
+    """A policy whose samples wait until the other one's are being drawn."""
+
+    def __init__(self, policy: TrainablePolicy, meet: threading.Barrier) -> None:
+        self.contract, self.gives, self.device = policy.contract, policy.gives, policy.device
+        self.encode, self.normalized = policy.encode, policy.normalized
+        self._policy, self._meet = policy, meet
+
+    def sample(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._meet.wait(timeout=20)
+        assert not torch.is_grad_enabled()
+        return self._policy.sample(*args, **kwargs)
+
+
+def test_strong_and_weak_sample_together() -> None:
+    policy, meet = small.policy(small.diffusion()), threading.Barrier(2)
+    hosted = Hosted(Meeting(policy, meet), Meeting(policy, meet), together=True)
+    session = Session(make_decoder("bid"), hosted, seed=4)
+    request = Request(session, session.begin(-1, 0, 0), OBSERVED[0].numpy())
+    ((_, rows),) = decode(hosted, [request])
+    assert np.isfinite(rows).all()
 
 
 BUSY = """
