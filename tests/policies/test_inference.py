@@ -290,6 +290,8 @@ def test_hosted_policies_decode_alike(
         names = {getattr(p, "engine", "eager") for p in (hosted.strong, hosted.weak)}
         assert names == {engine}
         assert hosted.together == (engine == "openvino")
+        noise = small.noise(1, hosted.contract)
+        close(drawn(hosted.weak, [0], noise), drawn(weak, [0], noise))
         session = Session(make_decoder("bid_warm"), hosted, seed=4)
         previous, found = -1, []
         for _ in range(3):
