@@ -16,13 +16,13 @@ def extended(prior: Array, rows: int) -> Array:
 
 
 def blended(chunks: list[Array], decay: float) -> Array:
-    """The weighted mean of all chunks that reach a row, oldest first; the last one is the longest.
+    """The weighted mean of all chunks that reach a row; oldest first, none longer than the next.
 
     Row by row, w_i = exp(-decay * i), i counting from the oldest chunk that reaches the row.
     """
     rows = len(chunks[-1])
     reaches = np.array([[row < len(chunk) for row in range(rows)] for chunk in chunks])
-    weights = np.exp(-decay * (np.cumsum(reaches, axis=0) - 1)) * reaches
+    weights = np.exp(-decay * np.arange(len(chunks)))[:, None] * reaches  # up to a factor a row
     weights /= weights.sum(axis=0)
     values = np.stack([extended(chunk, rows) for chunk in chunks])
     mean = np.einsum("kr,krd->rd", weights, values)

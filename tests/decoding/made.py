@@ -54,6 +54,7 @@ class Affine:
         self.width = width
         self.encoded: list[int] = []
         self.sampled: list[int] = []
+        self.noises: list[bytes] = []
 
     def encode(self, state: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         self.encoded.append(len(state))
@@ -70,6 +71,7 @@ class Affine:
         guide: tuple[torch.Tensor, torch.Tensor, float] | None = None,
     ) -> torch.Tensor:
         self.sampled.append(len(noise))
+        self.noises += [row.numpy().tobytes() for row in noise]
         chunk = condition[:, None] + self.width * noise
         if start is not None:
             chunk = level * chunk + (1.0 - level) * start

@@ -78,6 +78,7 @@ def test_each_observation_is_encoded_once_and_expanded() -> None:
     assert isinstance(weak, Affine)
     assert (strong.encoded, strong.sampled) == ([3], [31])
     assert (weak.encoded, weak.sampled) == ([1], [15])
+    assert len({*strong.noises, *weak.noises}) == 31 + 15  # no noise is used twice
 
 
 def test_guided_and_plain_draws_are_sampled_apart() -> None:

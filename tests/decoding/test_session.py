@@ -112,6 +112,17 @@ def test_a_step_begun_before_a_reset_brings_back_nothing_of_before() -> None:
     assert len(robot.begin(chunk_id, 1, 0).priors) <= 1
 
 
+def test_a_long_session_remembers_no_more_than_can_overlap() -> None:
+    policy = hosted()
+    robot = session("receding_horizon", policy)
+    previous = -1
+    for n in range(200):
+        previous, _ = ask(policy, robot, previous, int(n > 0))
+    assert len(robot._history) == 2 * H
+    assert len(robot.begin(previous, 1, 0).priors) == H - FIRST - 1
+    assert robot.begin(previous - 2 * H, 1, 0).priors == ()
+
+
 def test_what_is_remembered_cannot_be_changed_by_a_decoder_or_caller() -> None:
     robot = session("receding_horizon", hosted())
     samples = ramp(0)
