@@ -160,14 +160,14 @@ def test_images_are_learnt_from(tmp_path: Path) -> None:
     architecture: dict[str, Any] = {
         "policy": "diffusion",
         "network": {"name": "mlp", "width": 16, "blocks": 1},
-        "encoder": {"name": "resnet18", "width": 16, "keypoints": 4, "crop": [16, 16]},
+        "encoder": {"name": "resnet18", "width": 16, "keypoints": 4, "crop": [34, 34]},
         "schedule": {"steps": 10},
         "sampler": {"name": "ddim", "steps": 2},
     }
     config = training_file(
         tmp_path / "image.yaml",
         architecture=architecture,
-        data={"state": ["agent/x"], "cameras": {"image": {"height": 20, "width": 20}}},
+        data={"state": ["agent/x"], "cameras": {"image": {"height": 40, "width": 40}}},
         steps=6,
         batch=4,
         log_every=2,
@@ -178,7 +178,7 @@ def test_images_are_learnt_from(tmp_path: Path) -> None:
     assert result.finished and report["val_action_mse"] > 0
     policy = load_checkpoint(tmp_path / "run" / "checkpoints" / "step_0000006")
     (camera,) = policy.contract.cameras
-    assert (camera.name, camera.height, camera.width) == ("image", 20, 20)
+    assert (camera.name, camera.height, camera.width) == ("image", 40, 40)
     # The frames are there already; a kill between two steps would leave this.
     again, _ = train([data], config, tmp_path / "run", resume=True)
     assert again.steps == 6
