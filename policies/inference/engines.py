@@ -21,7 +21,7 @@ __all__ = ["CudaGraphs", "Engine", "EngineMaker", "OpenVino", "Torch"]
 
 
 # From this many samples on, the batched form of a body is the faster one.
-BATCHED = 6
+BATCHED = 3
 LARGEST_CACHE = 16
 
 
