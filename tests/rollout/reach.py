@@ -1,0 +1,96 @@
+"""A policy that moves one waist to a place at an even speed, behind a real policy server.
+
+``--takes FILE`` holds the seconds that each inference takes, read anew every time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from policies.hosted import Hosted
+from policies.interfaces import Array, Need
+from robot_stack.contract import Feature, PolicyContract
+from server.policy.server import PolicyServer
+
+ROBOTS = ("follower_left", "follower_right")
+JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+HORIZON, OBSERVATIONS, EXECUTE = 25, 2, 10
+DT_S = 0.02
+SPEED = 0.3  # rad/s
+WAIST = 0.6  # where the left waist goes
+
+
+def contract(unit: str = "rad") -> PolicyContract:
+    features = tuple(
+        Feature(f"{robot}/{joint}", "fraction" if joint == "gripper" else unit)
+        for robot in ROBOTS
+        for joint in JOINTS
+    )
+    return PolicyContract(
+        name="reach",
+        embodiment="aloha_vx300s",
+        task="reach",
+        state=features,
+        action=features,
+        cameras=(),
+        control_dt_ns=round(DT_S * 1e9),
+        observations=OBSERVATIONS,
+        horizon=HORIZON,
+        first_action=OBSERVATIONS - 1,
+        execute=EXECUTE,
+    )
+
+
+class Reach:
+    """Every other joint stays where the observation shows it."""
+
+    gives = frozenset({Need.SAMPLES})
+    device = torch.device("cpu")
+
+    def __init__(self, contract: PolicyContract, takes: Path) -> None:
+        self.contract = contract
+        self.takes = takes
+
+    def encode(self, state: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return state[:, -1].clone()
+
+    def sample(
+        self,
+        condition: torch.Tensor,
+        noise: torch.Tensor,
+        *,
+        start: torch.Tensor | None = None,
+        level: float = 1.0,
+        guide: tuple[torch.Tensor, torch.Tensor, float] | None = None,
+    ) -> torch.Tensor:
+        time.sleep(float(self.takes.read_text()))
+        rows = torch.arange(HORIZON, dtype=torch.float32) - self.contract.first_action
+        chunks = condition[:, None, :].repeat(1, HORIZON, 1)
+        way = WAIST - condition[:, :1]
+        chunks[:, :, 0] += torch.sign(way) * torch.minimum(way.abs(), SPEED * DT_S * rows[None])
+        return chunks
+
+    def normalized(self, actions: Array) -> Array:
+        return actions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bind", required=True)
+    parser.add_argument("--takes", type=Path, required=True)
+    parser.add_argument("--unit", default="rad")
+    args = parser.parse_args()
+    hosted = Hosted(Reach(contract(args.unit), args.takes))
+    server = PolicyServer({"reach": lambda: hosted}, [args.bind])
+    signal.signal(signal.SIGTERM, lambda *_: server.stop())
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""`robot-stack run` against a real policy server and a real station on virtual buses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from benchmarks.virtual_station import VirtualStation, wait_until
+from robot_stack.client import StationClient
+from robot_stack.episode import Episode
+from robot_stack.types import Difference, Lifecycle, Source
+from tests.rollout.conftest import HANG_S, ReachServer
+from tests.rollout.reach import EXECUTE, SPEED, WAIST
+
+pytestmark = pytest.mark.slow
+
+WAIST_LIMIT = 3.0  # rad/s: the arm's own is 3.14
+
+
+def start(station: VirtualStation, reach: ReachServer, *options: str) -> subprocess.Popen[bytes]:
+    """The command; its output is in ``station.log("run")``."""
+    log = station.directory / "run.log"
+    log.unlink(missing_ok=True)
+    return station.start(
+        "run",
+        *("--policy", reach.endpoint, "--station", str(station.file)),
+        *("--group", "followers", "--json", *options),
+    )
+
+
+def result(station: VirtualStation, run: subprocess.Popen[bytes]) -> dict:
+    run.wait(HANG_S)
+    return json.loads(station.log("run").strip().splitlines()[-1])
+
+
+def waist(station: VirtualStation) -> float:
+    return float(station.client.tick("follower_left")["q"][0])
+
+
+def go_to(station: VirtualStation, angle: float) -> None:
+    """Bring the left waist somewhere, at once and within the limits."""
+    with StationClient("v") as client, client.lease("followers", "test") as lease:
+        client.request("reset", {"group": "followers"})
+        client.arm("followers")
+        target = np.concatenate(
+            [client.tick(r)["sent"] for r in ("follower_left", "follower_right")]
+        )
+
+        def there() -> bool:
+            step = np.clip(angle - target[0], -0.02, 0.02)
+            target[0] += step
+            lease.send(target)
+            return abs(waist(station) - angle) < 0.02
+
+        wait_until(there, f"the waist at {angle}")
+
+
+def test_a_policy_moves_the_arm_and_the_recording_tells_how(
+    station: VirtualStation, reach: ReachServer, tmp_path
+) -> None:
+    go_to(station, 0.0)
+    run = start(station, reach, "--seconds", "4", "--start", "here", "--record", str(tmp_path))
+    said = result(station, run)
+    assert run.returncode == 0, station.log("run")
+    assert said["chunks"] >= 8
+    assert said["unanswered"] == 0
+    assert abs(waist(station) - WAIST) < 0.05
+    assert {"capture", "send", "queue", "infer", "reply", "actuate", "total"} <= set(
+        said["latency_ms"]
+    )
+    with Episode.open(said["file"]) as episode:
+        moved = episode.source == Source.POLICY
+        assert moved.sum() > 100
+        chunk, index = episode.chunk_id[moved], episode.chunk_index[moved]
+        assert len(set(chunk[chunk >= 0])) >= 8
+        assert (np.diff(chunk[chunk >= 0]) >= 0).all()
+        # A chunk is left once its rows are executed, not before half of them are.
+        lengths = [index[chunk == one].max() for one in sorted(set(chunk[chunk >= 0]))[1:-1]]
+        assert EXECUTE // 2 <= np.median(lengths) <= EXECUTE + 5
+        age = episode.t_ns[moved] - episode.observation_t_ns[moved]
+        assert (age[index >= 0] > 0).all()
+        assert np.median(age[index >= 0]) < 0.5e9
+        assert episode.metadata.policy["name"] == "reach"
+        events = [json.loads(e.text) for e in episode.events if e.kind == "chunk"]
+        assert {e["id"] for e in events} <= set(chunk)
+        asked = episode.action[moved][:, 0]
+        speed = np.abs(np.diff(asked)) * 50.0
+        assert np.median(speed[: 2 * EXECUTE]) == pytest.approx(SPEED, rel=0.3)
+
+
+def test_a_person_takes_over_and_hands_back(station: VirtualStation, reach: ReachServer) -> None:
+    go_to(station, 0.0)
+    run = start(station, reach, "--start", "here", "--resume", "always")
+    wait_until(lambda: waist(station) > 0.1, "the policy moves")
+    with StationClient("v") as client:
+        with client.lease("followers", "person", source=Source.HUMAN) as lease:
+            hold = np.concatenate(
+                [client.tick(r)["sent"] for r in ("follower_left", "follower_right")]
+            )
+            token = lease.token
+
+            def mine() -> bool:
+                lease.send(hold)
+                tick = client.tick("follower_left")
+                return int(tick["token"]) == token and int(tick["source"]) == Source.HUMAN
+
+            wait_until(mine, "the person's commands being followed")
+
+            def unmoved() -> bool:
+                lease.send(hold)
+                assert int(client.tick("follower_left")["token"]) == token
+                return "taken over" in station.log("run")
+
+            wait_until(unmoved, "the runner noticing")
+            before = waist(station)
+        wait_until(lambda: waist(station) > before + 0.05, "the policy going on")
+    run.terminate()
+    said = result(station, run)
+    assert said["takeovers"] == 1
+    assert said["ended"] == "done"
+
+
+def test_a_late_policy_starves_the_arm_and_it_holds(
+    station: VirtualStation, reach: ReachServer
+) -> None:
+    go_to(station, 0.0)
+    run = start(station, reach, "--start", "here")
+    wait_until(lambda: waist(station) > 0.05, "the policy moves")
+    reach.take(30.0)
+    tick = lambda: station.client.tick("follower_left")  # noqa: E731
+    wait_until(lambda: int(tick()["difference"]) & Difference.STALE != 0, "the arm holding")
+    held = float(tick()["sent"][0])
+    wait_until(lambda: "no chunk" in station.log("run"), "the runner saying so")
+    assert float(tick()["sent"][0]) == pytest.approx(held, abs=1e-6)
+    assert tick()["lifecycle"] == Lifecycle.ARMED
+    reach.kill()
+    reach.take(0.0)
+    reach.start()  # another process, which knows no session
+    wait_until(lambda: waist(station) > held + 0.05, "the policy going on")
+    run.terminate()
+    said = result(station, run)
+    assert said["starved_ticks"] > 0
+    assert said["unanswered"] > 0
+    assert run.returncode == 0
+
+
+def test_synchronous_execution_stands_still_while_the_policy_thinks(
+    station: VirtualStation, reach: ReachServer
+) -> None:
+    go_to(station, 0.0)
+    reach.take(0.2)
+    run = start(station, reach, "--start", "here", "--mode", "sync", "--seconds", "4")
+    said = result(station, run)
+    assert run.returncode == 0, station.log("run")
+    # Each chunk takes 10 rows of 20 ms and 200 ms of thought.
+    assert 4 <= said["chunks"] <= 10
+    assert said["latency_ms"]["infer"]["p50"] > 190
+
+
+def test_a_stop_ends_the_rollout_by_name(station: VirtualStation, reach: ReachServer) -> None:
+    go_to(station, 0.0)
+    run = start(station, reach, "--start", "here")
+    wait_until(lambda: waist(station) > 0.05, "the policy moves")
+    station.client.stop("test of the button")
+    said = result(station, run)
+    assert run.returncode == 1
+    assert "stopped" in said["ended"]
+    assert station.client.tick("follower_left")["torque"].all()
+
+
+def test_another_contract_is_refused_before_anything_moves(station: VirtualStation) -> None:
+    go_to(station, 0.0)
+    server = ReachServer(station)
+    server.start("--unit", "m")
+    try:
+        run = start(station, server, "--start", "home")
+        run.wait(HANG_S)
+    finally:
+        server.kill()
+    assert run.returncode == 1
+    assert "follower_left/waist" in station.log("run")
+    assert "rad" in station.log("run")
+    assert abs(waist(station)) < 0.05
