@@ -51,11 +51,9 @@ class ChecksumPolicy:
 
     def encode(self, state: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The answers (B, CHUNK, DIM)."""
-        rows = [
-            answer([state[b].numpy(), *(images[c.name][b].numpy() for c in self.contract.cameras)])
-            for b in range(len(state))
-        ]
-        return torch.from_numpy(np.stack(rows)).to(torch.float32)
+        seen = [state.numpy(), *(images[c.name].numpy() for c in self.contract.cameras)]
+        rows = [answer([array[b] for array in seen]) for b in range(len(state))]
+        return torch.from_numpy(np.asarray(rows, np.float32))
 
     def sample(
         self,

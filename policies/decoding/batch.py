@@ -88,18 +88,19 @@ def _sample_alike(
     policy: Policy, requests: Sequence[Request], draws: Sequence[Draw], parts: Sequence[Array]
 ) -> list[Array]:
     device, counts = policy.device, [len(noise) for noise in parts]
-    repeats = torch.tensor(counts, device=device)
 
     def repeated(rows: torch.Tensor) -> torch.Tensor:
-        return rows if max(counts) == 1 else rows.repeat_interleave(repeats, dim=0)
+        if max(counts) == 1:
+            return rows
+        return rows.repeat_interleave(torch.tensor(counts, device=device), dim=0)
 
     def expanded(values: Sequence[Array]) -> torch.Tensor:
-        return repeated(_stacked(values).to(device, torch.float32))
+        return repeated(_batched(values, device))
 
     condition = policy.encode(
-        _stacked([request.state for request in requests]).to(device, torch.float32),
+        _batched([request.state for request in requests], device),
         {
-            camera.name: _stacked([request.images[camera.name] for request in requests]).to(device)
+            camera.name: _batched([request.images[camera.name] for request in requests], device)
             for camera in policy.contract.cameras
         },
     )
@@ -107,7 +108,7 @@ def _sample_alike(
     guides = [draw.guide for draw in draws if draw.guide is not None]
     chunks = policy.sample(
         repeated(condition),
-        torch.from_numpy(np.concatenate(parts)).to(device, torch.float32),
+        _on(device, parts[0] if len(parts) == 1 else np.concatenate(parts)),
         start=expanded(starts) if starts else None,
         level=draws[0].level,
         guide=(
@@ -118,10 +119,20 @@ def _sample_alike(
         if guides
         else None,
     )
-    return np.split(chunks.cpu().numpy(), np.cumsum(counts)[:-1])
+    found: Array = chunks.numpy(force=True)
+    return [found] if len(counts) == 1 else np.split(found, np.cumsum(counts)[:-1])
 
 
-def _stacked(values: Sequence[NDArray[Any]]) -> torch.Tensor:
+def _batched(values: Sequence[NDArray[Any]], device: torch.device) -> torch.Tensor:
     """Their batch; a single one is not copied: 3.7 MB of frames would take longer than a forward
     pass of a small policy. Policies do not write into what they are given."""
-    return torch.from_numpy(np.stack(values) if len(values) > 1 else values[0][None])
+    return _on(device, np.stack(values) if len(values) > 1 else values[0][None])
+
+
+def _on(device: torch.device, array: NDArray[Any]) -> torch.Tensor:
+    """Floats as float32. On a CPU the array's own memory. Operators that do nothing are left out: after a pause each
+    takes some 20 us until its code is back in the cache."""
+    if array.dtype == np.float64:
+        array = array.astype(np.float32)
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.to(device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping
@@ -104,7 +105,8 @@ def observation(
                 f"{name} must be {dtype} {shape}, not {array.dtype.str} {array.shape}",
                 "bad_observation",
             )
-        array.flags.writeable = True  # the server's own bytes; torch warns of those that are not
+        with contextlib.suppress(ValueError):  # memory that a client shares stays read-only
+            array.flags.writeable = True  # the server's own bytes; torch warns of others, once
     state = arrays["state"].copy()  # libzmq may have put it at any address
     if not all(map(math.isfinite, state.ravel().tolist())):
         raise _fault("state holds NaN or infinity: a sensor is missing", "bad_observation")
