@@ -44,7 +44,7 @@ def check(path: Path | str, *, content: bool = True) -> list[Problem]:
 def _structure(episode: Episode) -> list[Problem]:
     rows = len(episode)
     found = []
-    paths = [column.path for column in columns(episode.schema)]
+    paths = [column.path for column in columns(episode.schema) if column.path in episode.file]
     paths += [image_path(name) for name in episode.cameras]
     paths += [depth_path(n) for n in episode.cameras if episode.schema.cameras[n].depth]
     for path in paths:

@@ -152,6 +152,8 @@ class Episode:
     @property
     def observation_t_ns(self) -> NDArray[np.int64]:
         """(T,) when what the policy's chunk answers was captured, -1 when no policy."""
+        if "policy/observation_t_ns" not in self.file:  # recorded before policies ran here
+            return np.full(len(self), -1, np.int64)
         return self.column("policy/observation_t_ns")
 
     @property
@@ -257,9 +259,12 @@ class Episode:
 
         ``see`` is shown every JPEG on the way, as (camera, data).
         """
-        digest = ContentHash(stream_names(self.schema))
+        # A column that a newer release has added is absent, and was not part of the hash.
+        recorded = [path for path in stream_names(self.schema) if path in self.file]
+        digest = ContentHash(recorded)
         for column in columns(self.schema):
-            self._feed(digest, column.path)
+            if column.path in self.file:
+                self._feed(digest, column.path)
         for name in self.robots:
             self._feed(digest, log_path(name))
         self._feed(digest, "events")
