@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from robot_stack.contract import PolicyContract
 from robot_stack.errors import PolicyError
 
+from .lanes import LaneEnd
 from .metrics import Metrics
 from .sessions import Owner, Session, Sessions
 from .worker import (
@@ -44,12 +45,13 @@ END_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Who asked, when (server's and client's clock), and the number to answer to."""
+    """Who asked, when (server's and client's clock), the number to answer to, and by which lane."""
 
     owner: Owner
     id: int
     received_ns: int
     sent_ns: int
+    lane: LaneEnd | None = None
 
 
 @dataclass(frozen=True, slots=True)

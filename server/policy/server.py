@@ -29,6 +29,7 @@ from . import requests
 from .endpoints import bind, is_ipc, require_keys
 from .engine import Ask, Engine, Reply
 from .keys import Authenticator, ServerKeys
+from .lanes import LaneEnd, Lanes, lane_path
 from .metrics import Labels, Metrics, resident_bytes
 from .metrics_page import MetricsPage
 from .sessions import Owner, Sessions
@@ -104,11 +105,16 @@ class PolicyServer:
             self._guard = None if keys is None else Authenticator(self._context, keys)
             self.endpoints: list[str] = []
             self._sockets: list[zmq.Socket[bytes]] = []
+            self._lanes: dict[int, Lanes] = {}  # by the index of the socket that they lie beside
             for endpoint in endpoints:
                 socket = self._router(guarded=not is_ipc(endpoint))
                 bound, lock = bind(socket, endpoint)
                 if lock is not None:
                     stack.callback(os.close, lock)
+                    path = lane_path(bound)
+                    if path is not None:
+                        lanes = self._lanes[len(self._sockets)] = Lanes(path, max_bytes)
+                        stack.callback(lanes.close)
                 self._sockets.append(socket)
                 self.endpoints.append(bound)
             self._page = None
@@ -167,6 +173,8 @@ class PolicyServer:
         if self._guard is not None:
             poller.register(self._guard.socket, zmq.POLLIN)
         poller.register(self._bell, zmq.POLLIN)
+        for lanes in self._lanes.values():
+            poller.register(lanes.fileno(), zmq.POLLIN)
         listened: set[int] = set()
         following: int | None = None
         ends = float("inf")
@@ -186,6 +194,11 @@ class PolicyServer:
                     self.metrics.count("policy_refused_keys_total")
                     log.warning("a client at %s with an unknown key was turned away", refused)
             for index, socket in enumerate(self._sockets):
+                # A client that goes over from its lane to ZeroMQ is read in that order.
+                if index in self._lanes and (
+                    socket in events or self._lanes[index].fileno() in events
+                ):
+                    self._receive_lanes(index)
                 if socket in events:
                     self._receive(index, socket)
             following = engine.turn(time.monotonic_ns(), events)
@@ -220,16 +233,34 @@ class PolicyServer:
             if self._guard is not None and not is_ipc(self.endpoints[index]):
                 key = str(frames[0].get("User-Id"))
             owner = Owner(index, frames[0].bytes, key)
-            views = [frame.buffer for frame in frames[1:]]
-            self.metrics.count("policy_received_bytes_total", sum(len(view) for view in views))
-            try:
-                message = decode(views, max_bytes=self._max_bytes)
-            except MessageError as error:
-                self._fault(Ask(owner, 0, received, -1), "bad_message", str(error))
-                continue
-            sent = message.body.get("sent_ns")
-            ask = Ask(owner, message.id, received, sent if type(sent) is int else -1)
-            self._answer(ask, message)
+            self._take(owner, [frame.buffer for frame in frames[1:]], received, None)
+
+    def _receive_lanes(self, index: int) -> None:
+        for lane, frames in self._lanes[index].receive():
+            owner = Owner(index, lane.identity, "")
+            received = time.monotonic_ns()
+            if isinstance(frames, MessageError):
+                self._fault(Ask(owner, 0, received, -1, lane), "bad_message", str(frames))
+            else:
+                self._take(owner, frames, received, lane)
+
+    def _take(
+        self,
+        owner: Owner,
+        frames: Sequence[bytes | memoryview],
+        received: int,
+        lane: LaneEnd | None,
+    ) -> None:
+        """One request, by ZeroMQ or by a lane."""
+        self.metrics.count("policy_received_bytes_total", sum(len(frame) for frame in frames))
+        try:
+            message = decode(frames, max_bytes=self._max_bytes)
+        except MessageError as error:
+            self._fault(Ask(owner, 0, received, -1, lane), "bad_message", str(error))
+            return
+        sent = message.body.get("sent_ns")
+        ask = Ask(owner, message.id, received, sent if type(sent) is int else -1, lane)
+        self._answer(ask, message)
 
     def _answer(self, ask: Ask, message: Message) -> None:
         handler = self._handlers.get(message.kind)
@@ -259,7 +290,11 @@ class PolicyServer:
             timing |= {"started_ns": reply.started_ns, "done_ns": reply.done_ns}
         timing["replied_ns"] = time.monotonic_ns()
         body = {**reply.body, "sent_ns": ask.sent_ns, "timing": timing}
+        if reply.kind == "opened" and ask.owner.socket in self._lanes:
+            body["lane"] = str(self._lanes[ask.owner.socket].path)
         frames = encode(Message(reply.kind, body, reply.arrays, ask.id))
+        if ask.lane is not None and ask.lane.send(frames):
+            return
         try:
             self._sockets[ask.owner.socket].send_multipart(
                 [ask.owner.identity, *frames], zmq.NOBLOCK, copy=False
