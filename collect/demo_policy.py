@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,9 @@ def policy_rollout(
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(StationClient(station.station))
         world = stack.enter_context(WorldClient(station.station))
-        policy = stack.enter_context(
-            contextlib.closing(open_policy(SERVER, station, group, client))
-        )
-        about = {"name": policy.contract.name, "decoder": policy.decoder}
+        policy = open_policy(SERVER, station, group, client)
+        stack.callback(policy.close)
+        about = {"name": policy.contract.name, "decoder": "receding_horizon"}
         recording = stack.enter_context(
             RecordingSession(station, directory=directory, operator="policy", policy=about)
         )
@@ -71,7 +71,7 @@ def policy_rollout(
                 policy,
                 seconds=SECONDS,
                 recording=recording,
-                before=lambda seed=seed + number: world.call("reset", seed=seed),
+                before=partial(world.call, "reset", seed=seed + number),
                 say=say,
             )
             result = episode.run()

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.resize import resize
 from robot_stack import registry
 from robot_stack.client import StationClient
 from robot_stack.config import GroupConfig, Station
@@ -47,9 +47,7 @@ def offered_contract(
     cameras those that exist here, to be compared by ``PolicyContract.differences``."""
     specs = group_specs(station, group)
     joints: dict[str, Unit] = {
-        f"{name}/{joint.name}": joint.unit
-        for name, spec in specs.items()
-        for joint in spec.joints
+        f"{name}/{joint.name}": joint.unit for name, spec in specs.items() for joint in spec.joints
     }
     known = joints.copy()
     for i in range(env_dim):
@@ -129,11 +127,8 @@ class ObservationReader:
         ring = self.client.ring("camera", camera.name)
 
         def resized(view: Any) -> tuple[int, NDArray[np.uint8]]:
-            size = (camera.width, camera.height)
-            image = view["image"]
-            if image.shape[:2] == size[::-1]:
-                return int(view["t_ns"]), image.copy()
-            return int(view["t_ns"]), cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            image = resize(view["image"], camera.height, camera.width)
+            return int(view["t_ns"]), np.array(image)  # the ring's own pixels don't stay
 
         image: NDArray[np.uint8]
         taken_ns, image = self._last_until(ring, t_ns, resized)

@@ -67,6 +67,8 @@ class PolicySource(Protocol):
 
     def poll(self, timeout_s: float = 0.0) -> PolicyReply | None: ...
 
+    def close(self) -> None: ...
+
 
 @dataclass(slots=True)
 class RolloutSummary:
@@ -148,6 +150,7 @@ class PolicyRunner:
         self._consumed = 0  # rows of the chunk in use that its arms have consumed
         self._starved = False
         self._pause_s = 0.0
+        self._silence = ""  # why there is no chunk, as it was said
 
     def run(self, done: Callable[[], bool]) -> RolloutSummary:
         """Lease, arm, follow the policy until ``done()``; the arms then decelerate and hold.
@@ -229,7 +232,9 @@ class PolicyRunner:
         """The arms go on with what they have, then hold; the policy is asked again."""
         self._asked = None
         self.summary.unanswered += 1
-        self.say(f"no chunk: {why}; the policy is asked again")
+        if why != self._silence:  # once, not ten times a second
+            self._silence = why
+            self.say(f"no chunk: {why}; the policy is asked again")
 
     @property
     def forecast(self) -> int:
@@ -294,7 +299,7 @@ class PolicyRunner:
             infer=times.done - times.started,
             reply=times.arrived - times.done,
         )
-        self._consumed, self._starved = 0, False
+        self._consumed, self._starved, self._silence = 0, False, ""
         self._chunk = _Chunk(
             reply.chunk_id, start_ns, times.arrived, reply.observation_t_ns, len(rows)
         )

@@ -9,24 +9,31 @@ import select
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from collect.observation import offered_contract
 from collect.policy_episode import PolicyEpisode, world_dimensions
+from collect.rollout import PolicySource
 from collect.session import RecordingSession, recorded_group
 from robot_stack.client import StationClient
 from robot_stack.config import GroupConfig, Station, load_station
+from robot_stack.contract import PolicyContract
 from robot_stack.errors import ConfigError
 from robot_stack.policy_client import PolicyClient
 
+if TYPE_CHECKING:
+    from robot_stack.openpi_client import OpenpiClient
+
 __all__ = ["add_arguments", "open_policy", "run"]
+
+OPENPI = ("openpi://", "ws://", "wss://")
 
 EPILOG = """examples:
   robot-stack policy serve runs/transfer/best --bind tcp://127.0.0.1:5600     one terminal
   robot-stack run --policy tcp://127.0.0.1:5600 --station configs/aloha_virtual.yaml
-  robot-stack run --policy openpi://gpu:8000 --station configs/aloha.yaml --record episodes
+  robot-stack run --policy openpi://gpu:8000 --contract pi0.json --station configs/aloha.yaml
 
 Take over at any time with `robot-stack teleop STATION --takeover` in another terminal: the
 leaders are driven to the followers, move both grippers and you hold the robot. End it (Ctrl-C)
@@ -65,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="begin where the demonstrations did (by way of home), at home, or here",
     )
     add("--record", type=Path, metavar="DIR", help="record an episode there")
+    add("--contract", type=Path, metavar="FILE", help="of an openpi server's policy (JSON)")
     add("--keys", type=Path, metavar="FILE", help="CURVE keys, of `policy keygen`")
     add(
         "--resume",
@@ -96,18 +104,18 @@ def run(args: argparse.Namespace) -> int:
 
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(StationClient(station.station))
-        policy = stack.enter_context(
-            open_policy(
-                args.policy,
-                station,
-                group,
-                client,
-                name=args.name,
-                decoder=args.decoder,
-                options=_options(args.option),
-                keys=args.keys,
-            )
+        policy = open_policy(
+            args.policy,
+            station,
+            group,
+            client,
+            name=args.name,
+            decoder=args.decoder,
+            options=_options(args.option),
+            keys=args.keys,
+            contract=args.contract,
         )
+        stack.callback(policy.close)
         recording = None
         if args.record is not None:
             about = {"endpoint": args.policy, "name": policy.contract.name, "decoder": args.decoder}
@@ -146,6 +154,15 @@ def _agreed(say: Any, cancelled: Any) -> bool:
     return False
 
 
+def _read_contract(path: Path) -> PolicyContract:
+    """The contract in a JSON file: alone, or in a checkpoint's ``policy.json``."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} holds no contract: {error}") from error
+    return PolicyContract.from_json(values.get("contract", values), str(path))
+
+
 def _group(station: Station, name: str) -> GroupConfig:
     """The group that the policy moves; ConfigError names the groups there are."""
     if not name:
@@ -180,9 +197,20 @@ def open_policy(
     decoder: str = "receding_horizon",
     options: dict[str, Any] | None = None,
     keys: Path | None = None,
-) -> PolicyClient:
-    """A session with a policy; PolicyError when its contract is not what the station offers."""
-    policy = PolicyClient(endpoint, policy=name, decoder=decoder, options=options, keys=keys)
+    contract: Path | None = None,
+) -> PolicySource:
+    """A session with a policy; PolicyError when its contract is not what the station offers.
+
+    ``contract`` is a file for openpi servers, which do not say what they take and give.
+    """
+    policy: PolicyClient | OpenpiClient
+    if endpoint.startswith(OPENPI):
+        from robot_stack.openpi_client import OpenpiClient
+
+        given = None if contract is None else _read_contract(contract)
+        policy = OpenpiClient(endpoint, contract=given, prompt=station.task or None)
+    else:
+        policy = PolicyClient(endpoint, policy=name, decoder=decoder, options=options, keys=keys)
     try:
         dimensions = world_dimensions(station, client)
         policy.offered = offered_contract(station, group, policy.contract, dimensions)

@@ -90,16 +90,10 @@ class StationTrials:
         endpoint, _, name = policy.partition("#")
         group = recorded_group(self._station)
         with contextlib.ExitStack() as stack:
-            source = stack.enter_context(
-                open_policy(
-                    endpoint,
-                    self._station,
-                    group,
-                    self._client,
-                    name=name,
-                    decoder=self._decoder,
-                )
+            source = open_policy(
+                endpoint, self._station, group, self._client, name=name, decoder=self._decoder
             )
+            stack.callback(source.close)
             recording = None
             if self._record is not None:
                 about = {"blind_trial": trial}

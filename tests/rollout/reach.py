@@ -80,17 +80,13 @@ class Reach:
         return actions
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", required=True)
     parser.add_argument("--takes", type=Path, required=True)
     parser.add_argument("--unit", default="rad")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     hosted = Hosted(Reach(contract(args.unit), args.takes))
     server = PolicyServer({"reach": lambda: hosted}, [args.bind])
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     server.run()
-
-
-if __name__ == "__main__":
-    main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from multiprocessing.context import ForkServerContext
 
 import numpy as np
 import pytest
@@ -171,9 +172,11 @@ def test_a_stop_ends_the_rollout_by_name(station: VirtualStation, reach: ReachSe
     assert station.client.tick("follower_left")["torque"].all()
 
 
-def test_another_contract_is_refused_before_anything_moves(station: VirtualStation) -> None:
+def test_another_contract_is_refused_before_anything_moves(
+    station: VirtualStation, forks: ForkServerContext
+) -> None:
     go_to(station, 0.0)
-    server = ReachServer(station)
+    server = ReachServer(station, forks)
     server.start("--unit", "m")
     try:
         run = start(station, server, "--start", "home")
