@@ -130,8 +130,8 @@ def _batched(values: Sequence[NDArray[Any]], device: torch.device) -> torch.Tens
 
 
 def _on(device: torch.device, array: NDArray[Any]) -> torch.Tensor:
-    """Floats as float32. On a CPU the array's own memory. Operators that do nothing are left out: after a pause each
-    takes some 20 us until its code is back in the cache."""
+    """Floats as float32. On a CPU the array's own memory. Operators that do nothing are left out:
+    after a pause each takes some 20 us until its code is back in the cache."""
     if array.dtype == np.float64:
         array = array.astype(np.float32)
     tensor = torch.from_numpy(array)

@@ -22,6 +22,10 @@ from .keys import ServerKeys, make_keys
 
 __all__ = ["add_arguments", "run"]
 
+# A policy that computes in Python, not in torch, holds up the loop that talks to clients by a few
+# of these: 16 ms with Python's own 5 ms, 7 ms with this.
+SWITCH_S = 0.0005
+
 SERVE = """Host checkpoints for robots: observations in, action chunks out, over ZeroMQ.
 
 Listens on a socket file of this computer that only you can reach; --bind adds others. Addresses
@@ -178,6 +182,7 @@ def _serve(args: argparse.Namespace) -> int:
     from .server import PolicyServer
     from .worker import Loader
 
+    sys.setswitchinterval(SWITCH_S)
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
 
     def loader(strong: str, weak: str | None) -> Loader:

@@ -313,9 +313,6 @@ class Engine:
                 self._opened(hosting, answer)
             case Decoded():
                 running, hosting.running = hosting.running, ()
-                self._metrics.observe("policy_batch_size", len(running), policy=hosting.name)
-                seconds = (answer.done_ns - answer.started_ns) / 1e9
-                self._metrics.observe("policy_inference_seconds", seconds, policy=hosting.name)
                 for waiting, result in zip(running, answer.results, strict=True):
                     if not self.sessions.alive(waiting.session, waiting.epoch):
                         self._refuse(waiting, "stale_epoch", "the session was reset or closed")
@@ -324,6 +321,9 @@ class Engine:
                     else:
                         self._reply(hosting, waiting, result.chunk_id, result.rows, answer)
                 self._dispatch(hosting)
+                self._metrics.observe("policy_batch_size", len(running), policy=hosting.name)
+                seconds = (answer.done_ns - answer.started_ns) / 1e9
+                self._metrics.observe("policy_inference_seconds", seconds, policy=hosting.name)
 
     def _reply(
         self,
@@ -333,11 +333,6 @@ class Engine:
         rows: NDArray[np.float64],
         answer: Decoded,
     ) -> None:
-        queued = (answer.started_ns - waiting.ask.received_ns) / 1e9
-        replied = (time.monotonic_ns() - waiting.ask.received_ns) / 1e9
-        self._metrics.observe("policy_queue_seconds", queued, policy=hosting.name)
-        self._metrics.observe("policy_reply_seconds", replied, policy=hosting.name)
-        self._metrics.count("policy_requests_total", policy=hosting.name, outcome="ok")
         body = {
             "session": waiting.session.id,
             "epoch": waiting.epoch,
@@ -348,6 +343,11 @@ class Engine:
         self._send(
             Reply(waiting.ask, "chunk", body, {"actions": rows}, answer.started_ns, answer.done_ns)
         )
+        queued = (answer.started_ns - waiting.ask.received_ns) / 1e9
+        replied = (time.monotonic_ns() - waiting.ask.received_ns) / 1e9
+        self._metrics.observe("policy_queue_seconds", queued, policy=hosting.name)
+        self._metrics.observe("policy_reply_seconds", replied, policy=hosting.name)
+        self._metrics.count("policy_requests_total", policy=hosting.name, outcome="ok")
 
     def _order_open(self, hosting: Hosting, ask: Ask | None, session: Session) -> None:
         hosting.opening[session.id] = (ask, session)

@@ -252,7 +252,6 @@ class PolicyServer:
         lane: LaneEnd | None,
     ) -> None:
         """One request, by ZeroMQ or by a lane."""
-        self.metrics.count("policy_received_bytes_total", sum(len(frame) for frame in frames))
         try:
             message = decode(frames, max_bytes=self._max_bytes)
         except MessageError as error:
@@ -261,6 +260,7 @@ class PolicyServer:
         sent = message.body.get("sent_ns")
         ask = Ask(owner, message.id, received, sent if type(sent) is int else -1, lane)
         self._answer(ask, message)
+        self.metrics.count("policy_received_bytes_total", sum(len(frame) for frame in frames))
 
     def _answer(self, ask: Ask, message: Message) -> None:
         handler = self._handlers.get(message.kind)

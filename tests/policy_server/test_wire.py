@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +268,7 @@ def test_a_session_belongs_to_its_key_as_well_as_its_connection(serve, wire, tmp
 
 def test_two_servers_do_not_share_a_socket_file(serve, endpoint):
     first = serve()
+    assert stat.S_IMODE(Path(endpoint.removeprefix("ipc://")).stat().st_mode) == 0o600
     first.bound.unlink()
     second = serve(ready=False)
     assert second.ended() != 0
