@@ -75,7 +75,7 @@ def test_what_is_in_flight_is_not_written_over_and_the_newest_wins(serve, client
     frames = np.full((OBSERVATIONS, 32, 32, 3), 1, np.uint8)
     first = policy.request(PolicyObservation(slow.t_ns, slow.state, {"cam": frames}))
     newest = -1
-    for tag in range(2, 12):  # more than there are slots: some go by ZeroMQ
+    for tag in range(2, 8):  # more than there are slots: some go by ZeroMQ
         newest = policy.request(seen(tag, tag, 32))
     assert policy._by_zmq
     replies = {}
@@ -84,7 +84,7 @@ def test_what_is_in_flight_is_not_written_over_and_the_newest_wins(serve, client
         assert reply is not None
         replies[reply.id] = reply.actions
     assert replies[first][0, -1] == OBSERVATIONS * 32 * 32 * 3
-    assert replies[newest][0, -1] == OBSERVATIONS * 32 * 32 * 3 * 11
+    assert replies[newest][0, -1] == OBSERVATIONS * 32 * 32 * 3 * 7
     assert policy.infer(seen(3, 3, 32)).actions[0, 2] == 3
     assert not policy._by_zmq  # back in the lane
 
@@ -109,9 +109,16 @@ def test_a_server_started_again_gives_a_new_lane(serve, client):
     policy.infer(observed(1))
     first.kill()
     serve()
-    with pytest.raises(PolicyError) as lost:
-        policy.infer(observed(2))
-    assert lost.value.code == "unknown_session"
+    codes: list[str] = []
+
+    def lost() -> bool:
+        with pytest.raises(PolicyError) as failed:
+            policy.infer(observed(2))
+        codes.append(failed.value.code)
+        return codes[-1] == "unknown_session"
+
+    until(lost, "connected again")
+    assert set(codes) <= {"unreachable", "unknown_session"}
     policy.open()
     assert policy.infer(observed(3)).actions[0, 2] == 3
     assert policy._lane is not None
