@@ -69,7 +69,8 @@ def offered_contract(
 class ObservationReader:
     """Reads the observations that a contract asks for.
 
-    The newest observation stands at the newest time for which the state of every robot is known;
+    The newest observation stands at the newest time for which the state of every robot (those of
+    the state and those that move) is known;
     the others stand ``control_dt_ns`` before one another. Each holds what had been captured by its
     time: the last state and the last frame before it, as the rows of an episode do.
     """
@@ -88,10 +89,12 @@ class ObservationReader:
                 spec = registry.load("robot", config.driver).from_config(config, station).spec
                 self._columns.append(("arm", owner, spec.names.index(item)))
         self._sources = list(dict.fromkeys((kind, name) for kind, name, _ in self._columns))
+        arms = dict.fromkeys(feature.name.partition("/")[0] for feature in contract.action)
+        self._clocks = list(dict.fromkeys([*self._sources, *(("arm", name) for name in arms)]))
 
     def read(self, now_ns: int) -> PolicyObservation:
         """The newest observation. DeviceError names a robot, world or camera that is silent."""
-        newest = {source: self._newest_ns(*source) for source in self._sources}
+        newest = {source: self._newest_ns(*source) for source in self._clocks}
         t_ns = min(newest.values())
         if now_ns - t_ns > STALE_S * 1e9:
             kind, name = min(newest, key=lambda source: newest[source])

@@ -14,9 +14,9 @@ from collect.session import RecordingSession
 from hardware.aloha.trajectory import minimum_jerk
 from robot_stack.client import StationClient
 from robot_stack.config import GroupConfig, Station
-from robot_stack.errors import ControlPlaneError, SharedMemoryError
+from robot_stack.errors import ControlPlaneError, RobotStackError, SharedMemoryError
 from robot_stack.records import CHUNK_ROWS
-from robot_stack.types import Source
+from robot_stack.types import Lifecycle, Source
 
 __all__ = ["PolicyEpisode", "Start", "world_dimensions"]
 
@@ -65,7 +65,7 @@ class PolicyEpisode:
         recording: RecordingSession | None = None,
         before: Callable[[], object] = lambda: None,
         say: Callable[[str], None] = print,
-        resume: Callable[[], bool] = lambda: False,
+        resume: Callable[[Callable[[], bool]], bool] = lambda done: False,
     ) -> None:
         self.station = station
         self.group = group
@@ -86,6 +86,8 @@ class PolicyEpisode:
             event=self._event,
             resume=resume,
         )
+        self._saved = ""
+        self._open = False  # whether the task has been seen undone
         self._began_s = 0.0
         self._polled_s = 0.0
         self._success_s: float | None = None
@@ -95,24 +97,39 @@ class PolicyEpisode:
         return self.runner.summary
 
     def run(self, cancelled: Callable[[], bool] = lambda: False) -> dict[str, Any]:
-        """Roll out once and say what came of it, as plain JSON."""
+        """Roll out once and say what came of it, as plain JSON.
+
+        LeaseError when a person or another policy has the robots; errors while the policy runs
+        are in the result, under ``ended``.
+        """
         self._to_start(cancelled)
-        self.before()
+        if not cancelled():
+            self.before()
+        if cancelled():
+            self.summary.ended = "cancelled before it began"
+            return self._result("", None)
         if self.recording is not None:
             self.recording.start()
         self._began_s = time.monotonic()
         fault = ""
+        verdict: bool | None = None
         try:
             self.runner.run(lambda: cancelled() or self._over())
-        except ControlPlaneError as error:
+            verdict = self._verdict()
+        except RobotStackError as error:
             fault = str(error)
             self.say(fault)
         finally:
-            saved = self._save()
+            # What was cut short, by whatever, is no failure of the policy.
+            cut = bool(fault) or cancelled() or self.summary.ended == "taken over"
+            self._save(None if cut and not verdict else verdict)
+        return self._result(fault, verdict)
+
+    def _result(self, fault: str, verdict: bool | None) -> dict[str, Any]:
         summary = self.summary
         result: dict[str, Any] = {
-            "ok": not fault and summary.chunks > 0 and self._verdict() is not False,
-            "success": self._verdict(),
+            "ok": not fault and summary.chunks > 0 and verdict is not False,
+            "success": verdict,
             "ended": fault or summary.ended,
             "seconds": round(summary.seconds, 2),
             "chunks": summary.chunks,
@@ -121,8 +138,8 @@ class PolicyEpisode:
             "takeovers": summary.takeovers,
             "latency_ms": summary.latency.summary(),
         }
-        if saved:
-            result["file"] = saved
+        if self._saved:
+            result["file"] = self._saved
         return result
 
     # -- the way to the start ------------------------------------------------------------------
@@ -130,10 +147,12 @@ class PolicyEpisode:
     def _to_start(self, cancelled: Callable[[], bool]) -> None:
         if self.start == "here":
             return
+        # The way home yields to nobody, so ask first, as a policy: a person goes on undisturbed.
+        self.client.lease(self.group.name, "policy", source=Source.POLICY).release()
         self.say("moving home")
         self.client.request("home", {"group": self.group.name}, timeout_s=POSE_S)
         goal = np.array(self.runner.contract.start)
-        if self.start == "home" or not goal.size:
+        if self.start == "home" or not goal.size or cancelled():
             return
         self.say("moving to where the demonstrations began")
         with self.client.lease(self.group.name, "policy", source=Source.POLICY) as lease:
@@ -148,6 +167,7 @@ class PolicyEpisode:
             deadline = time.monotonic() + 2.0 * seconds
             while (off := np.abs(self._sent() - goal)).max() > REACHED and not cancelled():
                 lease.renew()
+                self._check_armed()
                 if lease.lost is not None or time.monotonic() > deadline:
                     worst = int(off.argmax())
                     joint = self.runner.contract.action[worst].name
@@ -157,6 +177,17 @@ class PolicyEpisode:
                         "see `robot-stack status`, or begin --start here"
                     )
                 time.sleep(RECORD_POLL_S)
+
+    def _check_armed(self) -> None:
+        for robot in self.group.robots:
+            tick = self.client.tick(robot)
+            if tick["lifecycle"] != Lifecycle.ARMED:
+                state = Lifecycle(int(tick["lifecycle"])).name.lower()
+                fault = tick["fault"].decode(errors="replace")
+                raise ControlPlaneError(
+                    f"{robot} is {state}{': ' + fault if fault else ''} on the way to the start; "
+                    "mend that, `robot-stack reset`, and run the policy again"
+                )
 
     def _sent(self) -> NDArray[np.float64]:
         return np.concatenate([self.client.tick(robot)["sent"] for robot in self.group.robots])
@@ -168,28 +199,44 @@ class PolicyEpisode:
         now = time.monotonic()
         if now - self._polled_s >= RECORD_POLL_S:
             self._polled_s = now
-            if self.recording is not None:
-                self.recording.poll()
-            self._success_s = (self._success_s or now) if self._verdict() else None
+            if self.recording is not None and self._saved == "":
+                saved = self.recording.poll()
+                if saved is not None:
+                    self._saved = str(saved.path)
+                    self.say(
+                        f"the recording ended by itself ({saved.path}), and so does the rollout"
+                    )
+            verdict = self._verdict()
+            self._open = self._open or verdict is False
+            done = bool(verdict) and self._open  # what an earlier rollout left done does not count
+            self._success_s = (self._success_s or now) if done else None
+        if self._saved:
+            return True
         if self._success_s is not None and now - self._success_s >= SUCCESS_HELD_S:
             return True
         return self.seconds is not None and now - self._began_s >= self.seconds
 
     def _verdict(self) -> bool | None:
-        """The world's verdict, None where no world judges."""
+        """The world's verdict, None where no world judges, or it is gone."""
         if self.station.world is None:
             return None
-        latest = self.client.ring("world", "world").latest()
+        try:
+            latest = self.client.ring("world", "world").latest()
+        except SharedMemoryError:
+            return None
         return None if latest is None else bool(latest[1]["success"])
 
     def _event(self, kind: str, text: str) -> None:
         if self.recording is not None:
             self.recording.recorder.event(kind, text)
 
-    def _save(self) -> str:
+    def _save(self, verdict: bool | None) -> None:
         recording = self.recording
-        if recording is None or not recording.recording:
-            return ""
-        verdict = self._verdict()
-        labeller = None if verdict is None else "world"
-        return str(recording.stop(verdict, labeller=labeller).path)
+        if recording is None:
+            return
+        if self._saved:
+            if verdict is not None:
+                recording.label_last(verdict)
+        elif recording.recording:
+            labeller = None if verdict is None else "world"
+            self._saved = str(recording.stop(verdict, labeller=labeller).path)

@@ -11,11 +11,12 @@ actuated, and the forecast sent with a request is the largest of the recent coun
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,23 @@ Mode = Literal["async", "sync"]
 POLL_S = 0.001
 RECENT = 10  # counts of which the largest is the forecast
 MARGIN_ROWS = 1  # a chunk that arrives in the row where it is needed is late
-GIVE_UP_S = 1.0  # without an answer the policy is asked again, with a new observation
+GIVE_UP_S = 1.0  # at least; without an answer the policy is asked again, with a new observation
+SYNC_GIVE_UP_S = 5.0  # the robot waits anyway
+LEASE_S = 20.0  # longer than the calls that open a session may take
+SILENCE_S = 1.0  # without a tick the rollout ends
+REFUSED_S = 1.0  # with a target too far to be followed it ends, too
 SYNC_LEAD_S = 0.02  # from a chunk's arrival to its first row, when the robot waits for it
 PAUSE_S = 0.1  # before a server that failed is asked again
 # What a policy server may answer, or not, without the rollout ending: the arms hold meanwhile.
-PASSING = ("expired", "timeout", "overloaded", "draining", "unreachable", "unknown_session")
+PASSING = (
+    "expired",
+    "timeout",
+    "overloaded",
+    "draining",
+    "not_ready",
+    "unreachable",
+    "unknown_session",
+)
 RETAKE_S = 0.25  # between two tries to get the lease back
 
 
@@ -73,7 +86,7 @@ class PolicySource(Protocol):
 @dataclass(slots=True)
 class RolloutSummary:
     """What happened: chunks that were actuated, asked again for want of an answer, ticks in which
-    an arm ran out of rows, human takeovers, latency by stage."""
+    an arm ran out of rows or of fresh ones, human takeovers, latency by stage."""
 
     seconds: float = 0.0
     chunks: int = 0
@@ -107,7 +120,8 @@ class PolicyRunner:
 
     ``execute`` is how many rows of a chunk are executed before the next takes over (default: the
     contract's). ``event`` gets ``(kind, text)`` for the recorder: every chunk in use, takeovers.
-    ``resume`` is asked after a takeover, once the robots are free again: True goes on.
+    ``resume`` is asked after a takeover, once the robots are free again: True goes on. It gets
+    ``done`` and calls it while it waits, which keeps a recording going.
     """
 
     def __init__(
@@ -121,14 +135,13 @@ class PolicyRunner:
         execute: int | None = None,
         say: Callable[[str], None] = print,
         event: Callable[[str, str], None] = lambda kind, text: None,
-        resume: Callable[[], bool] = lambda: False,
+        resume: Callable[[Callable[[], bool]], bool] = lambda done: False,
     ) -> None:
         contract = policy.contract
         self.execute = contract.execute if execute is None else execute
-        if not 1 <= self.execute <= contract.rows:
-            raise ControlPlaneError(
-                f"execute is {self.execute} rows; the policy's chunks have 1..{contract.rows}"
-            )
+        most = min(contract.rows, CHUNK_ROWS)
+        if not 1 <= self.execute <= most:
+            raise ControlPlaneError(f"execute is {self.execute} rows; allowed here: 1..{most}")
         self.group = group
         self.client = client
         self.policy = policy
@@ -141,6 +154,11 @@ class PolicyRunner:
         self.summary = RolloutSummary()
         self._counts: deque[int] = deque(maxlen=RECENT)
         self._next_tick: dict[str, int] = {}
+        self._generation: dict[str, int] = {}
+        self._ticked_ns: dict[str, int] = {}
+        self._refused_ns: dict[str, int] = {}  # since when a robot cannot follow its target
+        rows_s = min(contract.rows, CHUNK_ROWS) * contract.control_dt_ns / 1e9
+        self._give_up_s = SYNC_GIVE_UP_S if mode == "sync" else max(GIVE_UP_S, rows_s)
         self._forget()
 
     def _forget(self) -> None:
@@ -149,6 +167,7 @@ class PolicyRunner:
         self._asked: _Asked | None = None
         self._consumed = 0  # rows of the chunk in use that its arms have consumed
         self._starved = False
+        self._fresh = False  # whether the session remembers nothing of what came before
         self._pause_s = 0.0
         self._silence = ""  # why there is no chunk, as it was said
 
@@ -159,45 +178,55 @@ class PolicyRunner:
         PolicyError when the server refuses. LeaseError when the first lease is refused.
         """
         began = time.monotonic()
+        held = False
         try:
             while not done():
-                if not self._hold_lease(done):
+                try:
+                    lost = self._hold_lease(done)
+                    held = True
+                except LeaseError as error:
+                    if not held:
+                        raise
+                    lost = str(error)  # somebody was quicker
+                if lost is not None and not self._wait_for_hand_back(done):
                     break
             self.summary.ended = self.summary.ended or "done"
         finally:
             self.summary.seconds = time.monotonic() - began
         return self.summary
 
-    def _hold_lease(self, done: Callable[[], bool]) -> bool:
-        """Run under one lease; False when a takeover ended the rollout."""
-        with self.client.lease(self.group.name, "policy", source=Source.POLICY) as lease:
+    def _hold_lease(self, done: Callable[[], bool]) -> str | None:
+        """Run under one lease until ``done()``, or until it is lost: then why."""
+        self._forget()  # a chunk in flight dies, what was selected before is no prior
+        with self.client.lease(
+            self.group.name, "policy", source=Source.POLICY, ttl_s=LEASE_S
+        ) as lease:
             self.client.request("arm", {"group": self.group.name}, timeout_s=40.0, keep=lease.renew)
             self._follow_ticks()
-            self.policy.reset()
-            self._forget()
             while not done() and lease.lost is None:
                 self._turn(lease)
                 lease.renew()
                 time.sleep(POLL_S)
-            lost = lease.lost
-        if lost is None:
-            return True
-        self.summary.takeovers += 1
-        self.event("takeover", lost)
-        self.say(f"taken over: {lost}; the policy's chunks are dropped")
-        self.policy.reset()  # a chunk in flight dies, what was selected before is no prior
-        self._forget()
-        return self._wait_for_hand_back(done)
+            return lease.lost
 
     def _wait_for_hand_back(self, done: Callable[[], bool]) -> bool:
-        """True when the robots are free and ``resume`` agrees."""
-        looked = 0.0
+        """After the lease was lost: True to go on, when the robots are free and ``resume`` agrees.
+
+        A lease that ran out while this process was held up was taken by nobody: it goes on.
+        """
+        holder = self._holder()
+        if holder is None:
+            self.say("the lease ran out while this process was held up; it is taken again")
+            return True
+        self.summary.takeovers += 1
+        self.event("takeover", holder)
+        self.say(f"taken over by {holder!r}; the policy's chunks are dropped")
+        looked = time.monotonic()
         while not done():
             if time.monotonic() - looked > RETAKE_S:
                 looked = time.monotonic()
-                holder = self.client.status()["groups"][self.group.name]["holder"]
-                if holder is None:
-                    if self.resume():
+                if self._holder() is None:
+                    if self.resume(done):
                         self.event("handback", "the policy goes on")
                         return True
                     self.summary.ended = "taken over"
@@ -205,28 +234,50 @@ class PolicyRunner:
             time.sleep(POLL_S)
         return True
 
+    def _holder(self) -> str | None:
+        """Who holds the lease of the group."""
+        holder: str | None = self.client.status()["groups"][self.group.name]["holder"]
+        return holder
+
     # -- one turn ----------------------------------------------------------------------------
 
     def _turn(self, lease: Lease) -> None:
         self._read_ticks()
         now_ns = time.monotonic_ns()
+        if time.monotonic() < self._pause_s:
+            return
         try:
+            if not self._fresh:
+                self._renew_session()
             reply = self.policy.poll()
             if reply is not None:
                 self._take(reply, lease, time.monotonic_ns())
             asked = self._asked
-            if asked is not None and time.monotonic() - asked.at_s > GIVE_UP_S:
-                self._unanswered(f"no answer within {GIVE_UP_S:g} s")
-            if self._asked is None and self._due(now_ns) and time.monotonic() > self._pause_s:
+            if asked is not None and time.monotonic() - asked.at_s > self._give_up_s:
+                self._unanswered(f"no answer within {self._give_up_s:g} s")
+            if self._asked is None and self._due(now_ns):
                 self._ask(now_ns)
         except PolicyError as error:
             if error.code not in PASSING:
                 raise
+            asked = self._asked
+            age_s = math.inf if asked is None else time.monotonic() - asked.at_s
+            if error.code == "timeout" and age_s < self._give_up_s / 2:
+                return  # of a question that was given up: the present one is younger
             self._unanswered(str(error))
             self._pause_s = time.monotonic() + PAUSE_S
             if error.code == "unknown_session":  # the server was started again
-                self.policy.open()
-                self._forget()
+                self._chunk, self._fresh = None, False
+
+    def _renew_session(self) -> None:
+        """Reset the session, or open one where the server does not know it any more."""
+        try:
+            self.policy.reset()
+        except PolicyError as error:
+            if error.code != "unknown_session":
+                raise
+            self.policy.open()
+        self._fresh = True
 
     def _unanswered(self, why: str) -> None:
         """The arms go on with what they have, then hold; the policy is asked again."""
@@ -245,12 +296,15 @@ class PolicyRunner:
         chunk = self._chunk
         if chunk is None:
             return True
+        dt_ns = self.contract.control_dt_ns
+        if now_ns >= chunk.start_ns + chunk.rows * dt_ns:
+            if chunk.first_row < 0:
+                self._unanswered("it came after its last row")
+                self._chunk = None
+            return True
         if self.mode == "sync":
-            return now_ns >= chunk.start_ns + self.execute * self.contract.control_dt_ns
-        if (
-            chunk.first_row < 0
-            and now_ns < chunk.start_ns + chunk.rows * self.contract.control_dt_ns
-        ):
+            return now_ns >= chunk.start_ns + self.execute * dt_ns
+        if chunk.first_row < 0:
             return False  # not in force yet: its own delay is not known
         return self._consumed >= max(1, self.execute - self.forecast - MARGIN_ROWS)
 
@@ -266,15 +320,15 @@ class PolicyRunner:
             previous_chunk=-1 if chunk is None else chunk.chunk_id,
             consumed=consumed,
             delay=0 if self.mode == "sync" else self.forecast,
-            deadline_s=GIVE_UP_S,
+            deadline_s=self._give_up_s,
         )
         self._asked = _Asked(observed_ns, time.monotonic())
 
     def _take(self, reply: PolicyReply, lease: Lease, now_ns: int) -> None:
         """Send a chunk to the arms, anchored to the capture time of its observation."""
-        asked, self._asked = self._asked, None
-        if asked is None or reply.observation_t_ns != asked.observed_ns:
+        if self._asked is None or reply.observation_t_ns != self._asked.observed_ns:
             return  # answers a question that was given up
+        self._asked = None
         rows: NDArray[np.float64] = reply.actions[:CHUNK_ROWS]
         start_ns = reply.observation_t_ns
         if self.mode == "sync":
@@ -307,19 +361,18 @@ class PolicyRunner:
     # -- what the arms do --------------------------------------------------------------------
 
     def _follow_ticks(self) -> None:
+        now_ns = time.monotonic_ns()
+        self._refused_ns.clear()
         for robot in self.group.robots:
-            self._next_tick[robot] = self.client.ring("arm", robot).count
+            ring = self.client.ring("arm", robot)
+            self._next_tick[robot] = ring.count
+            self._generation[robot] = ring.generation
+            self._ticked_ns[robot] = now_ns
 
     def _read_ticks(self) -> None:
         """Count what the arms consumed. ControlPlaneError when one no longer follows."""
         for number, robot in enumerate(self.group.robots):
-            ring = self.client.ring("arm", robot)
-            try:
-                first, ticks = ring.since(self._next_tick[robot])
-            except SharedMemoryError:
-                raise ControlPlaneError(f"{robot} is being started again") from None
-            self._next_tick[robot] = first + len(ticks)
-            for tick in ticks:
+            for tick in self._new_ticks(robot):
                 if tick["lifecycle"] != Lifecycle.ARMED:
                     state = Lifecycle(int(tick["lifecycle"])).name.lower()
                     fault = tick["fault"].decode(errors="replace")
@@ -327,15 +380,51 @@ class PolicyRunner:
                         f"{robot} is {state}{': ' + fault if fault else ''}; mend that, "
                         "`robot-stack reset`, and run the policy again"
                     )
+                self._check_followed(robot, tick)
                 if number == 0:
-                    self._count(int(tick["chunk_id"]), int(tick["chunk_index"]), tick)
+                    self._count(tick)
 
-    def _count(self, chunk_id: int, index: int, tick: np.void) -> None:
+    def _new_ticks(self, robot: str) -> list[Any]:
+        """The ticks since the last call. ControlPlaneError for a robot that is silent or new."""
+        try:
+            ring = self.client.ring("arm", robot)
+            if ring.generation != self._generation[robot]:
+                raise ControlPlaneError(f"{robot} was started again; run the policy again")
+            first, ticks = ring.since(self._next_tick[robot])
+        except SharedMemoryError as error:
+            raise ControlPlaneError(f"{robot} is being started again ({error})") from error
+        self._next_tick[robot] = first + len(ticks)
+        now_ns = time.monotonic_ns()
+        if ticks:
+            self._ticked_ns[robot] = now_ns
+        elif now_ns - self._ticked_ns[robot] > SILENCE_S * 1e9:
+            raise ControlPlaneError(
+                f"{robot} has been silent for {SILENCE_S:g} s; see `robot-stack status`"
+            )
+        return ticks
+
+    def _check_followed(self, robot: str, tick: Any) -> None:
+        """ControlPlaneError when the arm has refused the policy's targets for a while."""
+        if not int(tick["difference"]) & Difference.REENGAGE:
+            self._refused_ns.pop(robot, None)
+            return
+        since_ns = self._refused_ns.setdefault(robot, int(tick["t_ns"]))
+        if int(tick["t_ns"]) - since_ns > REFUSED_S * 1e9:
+            raise ControlPlaneError(
+                f"the policy's targets are too far from {robot} to be followed; begin where the "
+                "demonstrations did (--start policy), or look whether something holds the robot"
+            )
+
+    def _count(self, tick: Any) -> None:
         chunk = self._chunk
-        if chunk is None or chunk_id != chunk.chunk_id or index < 0:
+        if chunk is None:
             return
         starved = bool(int(tick["difference"]) & (Difference.STARVED | Difference.STALE))
-        self.summary.starved_ticks += starved and self.mode == "async"
+        if chunk.first_row >= 0:
+            self.summary.starved_ticks += starved and self.mode == "async"
+        index, observed_ns = int(tick["chunk_index"]), int(tick["observation_t_ns"])
+        if index < 0 or observed_ns != chunk.observed_ns or tick["chunk_id"] != chunk.chunk_id:
+            return
         self._starved = starved
         self._consumed = index + 1 if starved else index
         if chunk.first_row < 0:
@@ -350,7 +439,7 @@ class PolicyRunner:
                 "chunk",
                 json.dumps(
                     {
-                        "id": chunk_id,
+                        "id": chunk.chunk_id,
                         "observation_t_ns": chunk.observed_ns,
                         "latency_ms": round((actuated_ns - chunk.observed_ns) / 1e6, 2),
                         "first_row": index,

@@ -8,6 +8,8 @@ import json
 import select
 import signal
 import sys
+import termios
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "open_policy", "run"]
 
+ASK_S = 0.01  # between two looks at the keyboard
 OPENPI = ("openpi://", "ws://", "wss://")
 
 EPILOG = """examples:
@@ -87,6 +90,11 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=args.json)
     station = load_station(args.station)
     group = _group(station, args.group)
+    if args.record is not None and group != recorded_group(station):
+        raise ConfigError(
+            f"{station.path} records group {recorded_group(station).name!r}, not {group.name!r}: "
+            "set recording.group to what the policy moves"
+        )
     ended = False
 
     def on_signal(*_: object) -> None:
@@ -99,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
     def say(text: str) -> None:
         console.print(f"run: {text}", highlight=False, soft_wrap=True)
 
-    def resume() -> bool:
-        return args.resume == "always" or (args.resume == "ask" and _agreed(say, lambda: ended))
+    def resume(done: Callable[[], bool]) -> bool:
+        return args.resume == "always" or (args.resume == "ask" and _agreed(say, done))
 
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(StationClient(station.station))
@@ -142,14 +150,15 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result["ok"] else 1
 
 
-def _agreed(say: Any, cancelled: Any) -> bool:
-    """Ask the operator to press enter; False without a terminal, or when cancelled meanwhile."""
+def _agreed(say: Callable[[str], None], done: Callable[[], bool]) -> bool:
+    """Ask the operator to press enter; False without a terminal, or when it is over meanwhile."""
     if not sys.stdin.isatty():
         say("nobody can be asked here whether the policy goes on (see --resume); it ends")
         return False
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before is no answer
     say("press enter to let the policy go on")
-    while not cancelled():
-        if select.select([sys.stdin], [], [], 0.1)[0]:
+    while not done():
+        if select.select([sys.stdin], [], [], ASK_S)[0]:
             return bool(sys.stdin.readline())
     return False
 

@@ -33,6 +33,8 @@ ANSWER_S = 40.0  # arms may still be starting
 DRIVE_SPEED = 0.5  # mean rad/s of a leader that is driven to its follower
 POLL_NS = 250_000  # how often the operator's device is looked at
 RITUAL_PERIOD_S = 0.02
+REST_S = 3.0  # a stop from full speed takes 0.04 s
+REST_LOOK_S = 0.1
 REQUEST_PAUSE_S = 0.5
 PRIORITY = 40  # below the arm processes'
 
@@ -80,7 +82,8 @@ class TeleopSession:
     def __enter__(self) -> Self:
         self.device.connect()
         try:
-            for group in [self.follower_group, *self.leader_groups]:
+            # The followers' last: a policy that moves them is not disturbed if a leader is refused.
+            for group in [*self.leader_groups, self.follower_group]:
                 self.leases[group] = self.client.lease(group, "teleop", source=self.source)
         except BaseException:
             self.close()
@@ -197,7 +200,7 @@ class TeleopSession:
         for group in self.leases:
             self._ask("arm", {"group": group})
         self.tell("driving the leaders to the followers; let go of them")
-        wanted = np.concatenate([self.client.tick(name)["sent"] for name in self.followers])
+        wanted = self._at_rest()
         for group in self.leader_groups:
             robots = self.station.groups[group].robots
             start = np.concatenate([self.client.tick(name)["sent"] for name in robots])
@@ -221,6 +224,20 @@ class TeleopSession:
             return
         self._free({name: [True] * self.specs[name].dof for name in self.leaders})
         self.tell("the leaders are free")
+
+    def _at_rest(self) -> NDArray[np.float64]:
+        """Where the followers stand, once those that were moving have braked."""
+        deadline = time.monotonic() + REST_S
+        before = None
+        while True:
+            sent = np.concatenate([self.client.tick(name)["sent"] for name in self.followers])
+            if before is not None and np.array_equal(sent, before):
+                return sent
+            if time.monotonic() > deadline:
+                raise ControlPlaneError(f"the followers did not come to rest within {REST_S:g} s")
+            before = sent
+            self._renew()
+            time.sleep(REST_LOOK_S)
 
     def _free(self, joints: dict[str, list[bool]]) -> None:
         """Take the torque of some joints of the leaders."""

@@ -148,6 +148,38 @@ def test_a_late_policy_starves_the_arm_and_it_holds(
     assert run.returncode == 0
 
 
+def test_chunks_that_come_after_their_last_row_are_told_and_asked_again(
+    station: VirtualStation, reach: ReachServer
+) -> None:
+    go_to(station, 0.0)
+    reach.take(0.7)  # a chunk has 24 rows of 20 ms
+    run = start(station, reach, "--start", "here")
+    wait_until(lambda: "after its last row" in station.log("run"), "the runner saying so")
+    assert abs(waist(station)) < 0.02
+    reach.take(0.0)
+    wait_until(lambda: waist(station) > 0.1, "the policy going on")
+    run.terminate()
+    assert result(station, run)["unanswered"] > 0
+
+
+def test_a_person_who_moves_the_robot_is_not_driven_home(
+    station: VirtualStation, reach: ReachServer
+) -> None:
+    go_to(station, 0.3)
+    with StationClient("v") as client, client.lease("followers", "person") as lease:
+        run = start(station, reach, "--start", "home")
+
+        def over() -> bool:
+            lease.renew()
+            return run.poll() is not None
+
+        wait_until(over, "the runner ending", HANG_S)
+        assert lease.lost is None
+    assert run.returncode == 1
+    assert "person" in station.log("run")
+    assert abs(waist(station) - 0.3) < 0.05
+
+
 def test_synchronous_execution_stands_still_while_the_policy_thinks(
     station: VirtualStation, reach: ReachServer
 ) -> None:
