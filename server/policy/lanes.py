@@ -109,24 +109,27 @@ class Lanes:
         return self._epoll.fileno()
 
     def receive(self) -> Iterator[tuple[LaneEnd, list[bytes | memoryview] | MessageError]]:
-        """The frames of every request that waits, or what is wrong with it."""
+        """The frames of every request that waits, or what is wrong with it; of lanes that begin
+        just now too, since what their clients send by ZeroMQ is read next."""
         for number, _ in self._epoll.poll(0):
             if number == self._listener.fileno():
-                self._accept()
+                while (end := self._accept()) is not None:
+                    yield from self._read(end)
             elif number in self._ends:
                 yield from self._read(self._ends[number])
 
-    def _accept(self) -> None:
+    def _accept(self) -> LaneEnd | None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # it has gone already
-            return
+        except OSError:  # none waits, or it has gone already
+            return None
         if len(self._ends) >= MAX_LANES:
             connection.close()
-            return
+            return None
         connection.setblocking(False)
-        self._ends[connection.fileno()] = LaneEnd(connection)
+        end = self._ends[connection.fileno()] = LaneEnd(connection)
         self._epoll.register(connection, select.EPOLLIN)
+        return end
 
     def _read(
         self, end: LaneEnd
@@ -134,10 +137,13 @@ class Lanes:
         if end.memory is None:
             try:
                 end.begin(self._max_bytes)
+            except BlockingIOError:
+                return
             except (MessageError, OSError) as error:
                 log.warning("a lane is refused: %s", error)
                 self._drop(end)
-            return
+                return
+            assert end.memory is not None
         for _ in range(BURST):
             try:
                 packet = end.connection.recv(MAX_PACKET)

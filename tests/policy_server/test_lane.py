@@ -19,6 +19,7 @@ from robot_stack.errors import PolicyError
 from robot_stack.messages import Message, decode, encode
 from robot_stack.policy_client import PolicyClient, PolicyObservation
 from robot_stack.policy_lane import SEALS, VERSION, Lane, unpack_request
+from server.policy.lanes import Lanes
 from tests.policy_server.served import HANG_S, OBSERVATIONS, observed, until
 
 
@@ -242,6 +243,22 @@ def test_a_session_is_not_to_be_had_by_another_lane(shared):
         (header,) = encode(Message("infer", body))
         assert raw.ask(struct.pack("<I", 0) + header).body["code"] == "unknown_session"
         assert policy.infer(observed(1)).actions[0, 2] == 1
+
+
+def test_a_lane_that_begins_is_read_at_once(tmp_path):
+    """What its client sends by ZeroMQ afterwards is read next, and must not be overtaken."""
+    lanes = Lanes(tmp_path / "lane", 4096)
+    clients = [Lane(str(lanes.path), b"me", [12]) for _ in range(2)]
+    for client in clients:
+        for number in range(3):
+            assert client.send(number, [b"header %d" % number, bytes(12)], range(4))
+    found = [bytes(frames[0]) for _, frames in lanes.receive()]
+    assert found == [b"header 0", b"header 1", b"header 2"] * 2
+    for client in clients:
+        client.close()
+    assert list(lanes.receive()) == []
+    lanes.close()
+    assert not lanes.path.exists()
 
 
 def test_a_packet_is_read_as_it_was_written(tmp_path):

@@ -142,7 +142,7 @@ class _Episode:
         try:
             reply = self._ask(observation, consumed)
         except PolicyError as error:
-            if error.code != "unknown_session":
+            if error.code not in ("unknown_session", "unreachable"):
                 raise
             self.open()  # the policy server was started again, or nobody asked for minutes
             observation = self._observation(message, arrived_ns)
