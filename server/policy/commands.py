@@ -48,6 +48,11 @@ connect, and a running server sees its changes."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Host policies for robots, and ask a server how it is."
+    parser.epilog = (
+        "examples:\n"
+        "  robot-stack policy serve runs/pusht/checkpoints/step_0010000\n"
+        "  robot-stack policy health"
+    )
     commands = parser.add_subparsers(
         title="commands",
         metavar="COMMAND",

@@ -143,7 +143,7 @@ def test_a_dying_camera_degrades_the_episode_and_says_so(make_cell: Callable[...
     assert errors(saved.path) == []
     with Episode.open(saved.path) as episode:
         assert len(episode) > 85
-        assert set(np.diff(episode.frame_seq("cam_high"))) == {1}  # the other went on
+        assert set(np.diff(episode.frame_seq("cam_high"))) <= {0, 1}  # the other lost nothing
         low = episode.frame_t_ns("cam_low")
         assert (episode.t_ns - low).max() > 1e9  # stale rows are marked by their frame's time
         counts = episode.metadata.frames["cam_low"]
