@@ -1,7 +1,12 @@
-"""Our side of `bench serve`: the real policy server and client, around a policy that checksums."""
+"""Our side of `bench serve`: the real policy server and client, around a policy that checksums.
+
+The peers' policies are plain functions here, so ours is called by a worker's thread as it is:
+without the decoder and torch, whose cost `bench infer` measures.
+"""
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from collections.abc import Mapping
@@ -20,8 +25,18 @@ from policies.interfaces import Array, Need
 from robot_stack.contract import CameraInput, Feature, PolicyContract
 from robot_stack.policy_client import PolicyClient, PolicyObservation
 from server.policy.server import PolicyServer
+from server.policy.worker import (
+    Batch,
+    Chunk,
+    Decoded,
+    Observation,
+    Open,
+    Opened,
+    Ready,
+    ThreadWorker,
+)
 
-__all__ = ["ChecksumPolicy", "NativePeer", "serve_native"]
+__all__ = ["ChecksumPolicy", "ChecksumWorker", "NativePeer", "serve_native"]
 
 DT_NS = 20_000_000
 
@@ -70,11 +85,34 @@ class ChecksumPolicy:
         return actions
 
 
+class ChecksumWorker(ThreadWorker):
+    """A worker whose thread answers each observation with its checksum."""
+
+    def _run(self) -> None:
+        contract = self._load().contract
+        self._answer(Ready(contract, ("receding_horizon",)))
+        chunks = itertools.count()
+
+        def chunk(observation: Observation) -> Chunk:
+            images = (observation.images[camera.name] for camera in contract.cameras)
+            return Chunk(next(chunks), answer([observation.state, *images]))
+
+        while (order := self._orders.get()) is not None:
+            if isinstance(order, Open):
+                self._answer(Opened(order.session))
+            elif isinstance(order, Batch):
+                started = time.monotonic_ns()
+                results = tuple(chunk(observation) for observation in order.observations)
+                self._answer(Decoded(results, started, time.monotonic_ns()))
+            del order
+
+
 def serve_native(pipe: Connection, directory: Path) -> None:
     """Serve every size over ipc and tcp until SIGTERM; sends both endpoints through ``pipe``."""
     server = PolicyServer(
         {size: partial(_host, size) for size in SIZES},
         [f"ipc://{directory}/policy.ipc", "tcp://127.0.0.1:*"],
+        make_worker=ChecksumWorker,
     )
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     pipe.send(server.endpoints)

@@ -33,7 +33,7 @@ from .lanes import LaneEnd, Lanes, lane_path
 from .metrics import Labels, Metrics, resident_bytes
 from .metrics_page import MetricsPage
 from .sessions import Owner, Sessions
-from .worker import Loader, ThreadWorker
+from .worker import Loader, ThreadWorker, Worker
 
 __all__ = ["PolicyServer"]
 
@@ -55,7 +55,8 @@ class PolicyServer:
     again at a reload. ``endpoints`` are ``ipc://`` paths and ``tcp://`` addresses; without ``keys``
     only of this computer (PolicyError ``keys``). A request's arrays may have ``max_bytes`` in all.
     ``reload_from(strong, weak)`` makes a loader of checkpoint paths, for `policy reload`; without
-    it a policy can only be loaded again from where it came.
+    it a policy can only be loaded again from where it came. ``make_worker(loader, generation,
+    threads)`` makes what holds a policy.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class PolicyServer:
         max_bytes: int = MAX_BYTES,
         metrics_port: int | None = None,
         reload_from: Callable[[str, str | None], Loader] | None = None,
+        make_worker: Callable[[Loader, int, int], Worker] = ThreadWorker,
     ) -> None:
         if not models or not endpoints:
             raise PolicyError("a policy server needs a policy and an endpoint at least")
@@ -80,6 +82,7 @@ class PolicyServer:
         self._threads, self._batch = threads, batch
         self._max_bytes = max_bytes
         self._reload_from = reload_from
+        self._make_worker = make_worker
         self._started_ns = time.monotonic_ns()
         self._ready = self._stopping = False
         self._sessions = Sessions(sessions, idle_s)
@@ -143,7 +146,7 @@ class PolicyServer:
         """Load, warm up and serve until ``stop``; PolicyError when a policy cannot be loaded."""
         self._engine = Engine(
             self._models,
-            lambda load, generation: ThreadWorker(load, generation, self._threads),
+            lambda load, generation: self._make_worker(load, generation, self._threads),
             self._reply,
             metrics=self.metrics,
             sessions=self._sessions,
