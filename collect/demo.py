@@ -83,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     console = Console(stderr=args.json)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended first
+    ending = Ending()
+    for ender in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ender, ending)  # what was started is ended first
     station = load_station(args.station)
     if station.world is None:
         raise ControlPlaneError(f"{args.station} is not a virtual station: it has no `world`")
@@ -111,15 +113,16 @@ def run(args: argparse.Namespace) -> int:
                 for number in range(args.episodes):
                     title = f"episode {number + 1}"
                     say(f"{title}: start ritual")
-                    outcomes.append(_episode(session, start, args.seed + number, title, say))
+                    seed = args.seed + number
+                    outcomes.append(_episode(session, start, seed, title, say, ending.heed))
                     progress.advance(bar)
             say("the policy is loading")
             server = start(
                 "policy", ["policy", "serve", str(demo_policy.CHECKPOINT), "--threads", "1"]
             )
-            demo_policy.wait_ready(lambda: _alive(server, station))
+            demo_policy.wait_ready(lambda: _alive(server, station, ending))
             rollout = demo_policy.policy_rollout(
-                station, args.directory, args.seed + args.episodes, say
+                station, args.directory, args.seed + args.episodes, say, ending.heed
             )
             say("lowering the arms")
     picture = args.directory / "demo.png"
@@ -134,6 +137,25 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"look closer with `robot-stack episode view {first}`", soft_wrap=True)
     print(json.dumps(result))
     return 0 if result["ok"] else 1
+
+
+class Ending:
+    """A handler of SIGINT and SIGTERM that raises, and remembers: Python drops an exception raised
+    while a finaliser runs, so loops ask ``heed`` too."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self, number: int, frame: object) -> None:
+        self.number = number
+        self.heed()
+
+    def heed(self) -> None:
+        """KeyboardInterrupt or SystemExit once a signal has come."""
+        if self.number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.number:
+            sys.exit(128 + self.number)
 
 
 # -- the programs --------------------------------------------------------------------------------
@@ -274,7 +296,12 @@ def _last_words(logs: Path, name: str) -> str:
 
 
 def _episode(
-    session: RecordingSession, start: Start, seed: int, title: str, say: Callable[[str], None]
+    session: RecordingSession,
+    start: Start,
+    seed: int,
+    title: str,
+    say: Callable[[str], None],
+    heed: Callable[[], None],
 ) -> Outcome:
     """Ritual, transfer, verdict; the recording begins when the operator begins to move."""
     station = session.station
@@ -285,6 +312,7 @@ def _episode(
         world.call("script", name="transfer_cube", seed=seed)
         action = ""
         while True:
+            heed()
             status = world.call("script_status")
             if status["error"]:
                 raise ControlPlaneError(f"the scripted operator gave up: {status['error']}")
@@ -312,7 +340,8 @@ def _episode(
     return _outcome(saved, success)
 
 
-def _alive(process: subprocess.Popen[bytes], station: Station) -> None:
+def _alive(process: subprocess.Popen[bytes], station: Station, ending: Ending) -> None:
+    ending.heed()
     if process.poll() is not None:
         words = _last_words(runtime_dir(station.station), "policy")
         raise ControlPlaneError(f"the policy server ended: {words}")

@@ -46,12 +46,23 @@ def wait_ready(alive: Callable[[], None]) -> None:
 
 
 def policy_rollout(
-    station: Station, directory: Path, seed: int, say: Callable[[str], None]
+    station: Station,
+    directory: Path,
+    seed: int,
+    say: Callable[[str], None],
+    heed: Callable[[], None],
 ) -> dict[str, Any]:
     """Roll out the served policy until it succeeds once, recording each try into ``directory``.
 
+    ``heed`` raises when the demo shall end.
+
     Returns success, tries, the last file and the chunks' latency as plain JSON.
     """
+
+    def cancelled() -> bool:
+        heed()
+        return False
+
     group = recorded_group(station)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(StationClient(station.station))
@@ -74,7 +85,7 @@ def policy_rollout(
                 before=partial(world.call, "reset", seed=seed + number),
                 say=say,
             )
-            result = episode.run()
+            result = episode.run(cancelled)
             if result["success"]:
                 break
     latency = result["latency_ms"]

@@ -188,7 +188,7 @@ class PolicyRunner:
                     if not held:
                         raise
                     lost = str(error)  # somebody was quicker
-                if lost is not None and not self._wait_for_hand_back(done):
+                if lost is not None and not self._wait_for_hand_back(lost, done):
                     break
             self.summary.ended = self.summary.ended or "done"
         finally:
@@ -204,23 +204,29 @@ class PolicyRunner:
             self.client.request("arm", {"group": self.group.name}, timeout_s=40.0, keep=lease.renew)
             self._follow_ticks()
             while not done() and lease.lost is None:
+                if (other := self._taken(lease.token)) is not None:
+                    return other  # renewing would tell seconds later
                 self._turn(lease)
                 lease.renew()
                 time.sleep(POLL_S)
             return lease.lost
 
-    def _wait_for_hand_back(self, done: Callable[[], bool]) -> bool:
+    def _taken(self, token: int) -> str | None:
+        """Who was granted the lease after ``token``, None while it is ours."""
+        latest = self.client.ring("lease", self.group.name).latest()
+        if latest is None or int(latest[1]["token"]) <= token:
+            return None
+        return f"taken over by {latest[1]['holder'].decode(errors='replace')!r}"
+
+    def _wait_for_hand_back(self, lost: str, done: Callable[[], bool]) -> bool:
         """After the lease was lost: True to go on, when the robots are free and ``resume`` agrees.
 
-        A lease that ran out while this process was held up was taken by nobody: it goes on.
+        Also when it ran out because this process was held up: a person may have had the robots
+        meanwhile.
         """
-        holder = self._holder()
-        if holder is None:
-            self.say("the lease ran out while this process was held up; it is taken again")
-            return True
         self.summary.takeovers += 1
-        self.event("takeover", holder)
-        self.say(f"taken over by {holder!r}; the policy's chunks are dropped")
+        self.event("takeover", lost)
+        self.say(f"{lost}; the policy's chunks are dropped")
         looked = time.monotonic()
         while not done():
             if time.monotonic() - looked > RETAKE_S:

@@ -19,10 +19,12 @@ HANG_S = 60.0
 class ReachServer:
     """``tests.rollout.reach`` as a process of its own."""
 
-    def __init__(self, station: VirtualStation, forks: ForkServerContext) -> None:
+    def __init__(
+        self, station: VirtualStation, forks: ForkServerContext, name: str = "reach"
+    ) -> None:
         self.forks = forks
-        self.endpoint = f"ipc://{station.directory}/reach.ipc"
-        self.takes = station.directory / "takes"
+        self.endpoint = f"ipc://{station.directory}/{name}.ipc"
+        self.takes = station.directory / f"{name}.takes"
         self.take(0.0)
         self.process: BaseProcess | None = None
 
