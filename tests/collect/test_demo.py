@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from collect.demo import Ending
 from robot_stack.client import StationClient
 from robot_stack.errors import RobotStackError
 from robot_stack.types import Source
@@ -100,6 +101,15 @@ def lowering(client: StationClient) -> bool:
         return int(client.tick("follower_left")["source"]) == Source.SUPERVISOR
     except RobotStackError:
         return False
+
+
+def test_an_interrupt_that_a_finaliser_swallowed_is_heeded_later() -> None:
+    ending = Ending()
+    ending.heed()
+    with contextlib.suppress(KeyboardInterrupt):  # as Python does in a weak reference's callback
+        ending(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        ending.heed()
 
 
 def test_a_second_interrupt_ends_everything_at_once(demo: Demo) -> None:
