@@ -34,7 +34,7 @@ ASK_S = 0.01  # between two looks at the keyboard
 OPENPI = ("openpi://", "ws://", "wss://")
 
 EPILOG = """examples:
-  robot-stack policy serve runs/transfer/best --bind tcp://127.0.0.1:5600     one terminal
+  robot-stack policy serve runs/transfer/checkpoints/step_0003000 --bind tcp://127.0.0.1:5600
   robot-stack run --policy tcp://127.0.0.1:5600 --station configs/aloha_virtual.yaml
   robot-stack run --policy openpi://gpu:8000 --contract pi0.json --station configs/aloha.yaml
 

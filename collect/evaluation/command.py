@@ -29,11 +29,11 @@ __all__ = ["add_arguments", "run"]
 PUBLISHED_SEED = 100_000  # Diffusion Policy's first test seed
 
 EPILOG = """examples:
-  robot-stack eval --world pusht --checkpoint runs/pusht/best --episodes 50 --out scores/first
+  robot-stack eval --world pusht --checkpoint runs/pusht/checkpoints/step_0016000 --episodes 50 --out scores/first
   robot-stack eval --world pusht --checkpoint runs/pusht/checkpoints/step_0012000 \\
       --weak runs/pusht/checkpoints/step_0001000 --episodes 300 --noise 1 --execute 1 \\
       --decoder receding_horizon,ema,temporal_ensemble,coherence,bid --out scores/noise1
-  robot-stack eval --world aloha-transfer --checkpoint runs/transfer/best
+  robot-stack eval --world aloha-transfer --checkpoint runs/transfer/checkpoints/step_0003000
 
 Each episode is kept as it ends: the same command after Ctrl-C or a kill goes on where it was, and
 with more --episodes or decoders it adds them. Its directory then holds episodes.jsonl, report.json,
