@@ -29,7 +29,8 @@ __all__ = ["add_arguments", "run"]
 PUBLISHED_SEED = 100_000  # Diffusion Policy's first test seed
 
 EPILOG = """examples:
-  robot-stack eval --world pusht --checkpoint runs/pusht/checkpoints/step_0016000 --episodes 50 --out scores/first
+  robot-stack eval --world pusht --checkpoint runs/pusht/checkpoints/step_0016000 \\
+      --episodes 50 --out scores/first
   robot-stack eval --world pusht --checkpoint runs/pusht/checkpoints/step_0012000 \\
       --weak runs/pusht/checkpoints/step_0001000 --episodes 300 --noise 1 --execute 1 \\
       --decoder receding_horizon,ema,temporal_ensemble,coherence,bid --out scores/noise1

@@ -146,7 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "reload",
         help="swap in another checkpoint",
         description=RELOAD,
-        epilog="example: robot-stack policy reload policy --checkpoint runs/a/checkpoints/step_0012000",
+        epilog="example: robot-stack policy reload --checkpoint runs/a/checkpoints/step_0012000",
         formatter_class=raw,
     )
     _add_endpoint(reload)
