@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -105,15 +106,16 @@ def rings() -> Iterator[Path]:
     path.rmdir()
 
 
-def read_some(ring: Ring, mode: str, wanted: int) -> int:
+def read_some(ring: Ring, mode: str, wanted: int, *, patience_s: float) -> int:
     """Read beside a running writer until ``wanted`` records came, or 20 times as many attempts
-    were made; every record that is handed out must be whole."""
+    and ``patience_s`` have passed; every record that is handed out must be whole."""
     good = 0
     newest = -1
     out = np.zeros(1, ring.dtype)
     position = 0
-    for _ in range(20 * wanted):
-        if good >= wanted:
+    deadline = time.monotonic() + patience_s
+    for attempt in itertools.count():
+        if good >= wanted or (attempt >= 20 * wanted and time.monotonic() > deadline):
             break
         if mode == "latest":
             try:
@@ -150,13 +152,15 @@ def read_some(ring: Ring, mode: str, wanted: int) -> int:
     return good
 
 
-def check_no_torn_read(worker: Worker, path: Path, mode: str, **order: Any) -> int:
+def check_no_torn_read(
+    worker: Worker, path: Path, mode: str, *, patience_s: float = 0.0, **order: Any
+) -> int:
     worker.tell(do="write", path=str(path), **order)
     assert worker.answer() == "ready"
     try:
         with Ring(path) as ring:
             until(lambda: ring.count > 0, "the first record")
-            return read_some(ring, mode, 300)
+            return read_some(ring, mode, 300, patience_s=patience_s)
     finally:
         worker.tell(do="end")
         assert int(worker.answer()) > 0
@@ -192,8 +196,11 @@ def test_no_torn_read_many_examples(
 @pytest.mark.parametrize("mode", ["latest", "view", "since"])
 def test_reads_succeed_beside_a_concurrent_writer(worker: Worker, rings: Path, mode: str) -> None:
     path = rings / f"succeed-{mode}"
-    good = check_no_torn_read(worker, path, mode, words=1000, slots=64, how="writing")
-    assert good > 100
+    # A writer that shares its core may rest for longer than the attempts take, not for 30 s.
+    good = check_no_torn_read(
+        worker, path, mode, patience_s=30, words=1000, slots=64, how="writing"
+    )
+    assert good >= 300
 
 
 @pytest.mark.parametrize("slots", [2, 3, 8])
