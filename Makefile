@@ -8,9 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS := all,dev
-# Its wheel asks for numpy 1; it works with numpy 2, so its dependencies are not asked for.
-OPENPI_CLIENT := openpi-client==0.1.2
-LIBRARIES := gl usb
+# Installed without what they ask for: openpi-client wants numpy 1 and works with numpy 2; of gym-hil
+# the Panda's model is used and none of its input libraries.
+ALONE := openpi-client==0.1.2 gym-hil==0.1.14
+LIBRARIES := gl usb compiler
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
 	    -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input \
-	    --no-deps $(OPENPI_CLIENT)
+	    --no-deps $(ALONE)
 	@touch $@
 
 system-check:

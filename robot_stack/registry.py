@@ -60,6 +60,8 @@ REGISTRY: dict[str, dict[str, str]] = {
 # Which extra brings the package that a missing import names.
 EXTRAS = {
     "dynamixel_sdk": "aloha",
+    "franky": "franka",
+    "panda_py": "franka",
     "serial": "aloha",
     "mujoco": "sim",
     "gym_aloha": "sim",
