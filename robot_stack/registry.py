@@ -50,6 +50,9 @@ REGISTRY: dict[str, dict[str, str]] = {
         "pusht": "collect.evaluation.pusht:PushTWorld",
         "aloha-transfer": "collect.evaluation.aloha:AlohaTransferWorld",
     },
+    "scene": {
+        "aloha_transfer_cube": "hardware.worlds.aloha:aloha_transfer_cube",
+    },
     "doctor": {
         "aloha": "hardware.aloha.doctor:checks",
         "cameras": "hardware.cameras.doctor:checks",

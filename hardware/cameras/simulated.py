@@ -29,8 +29,8 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 import mujoco
 
 from hardware.cameras.base import CameraDriver, sleep_toward
-from hardware.worlds.aloha import CAMERAS, load_render_model
-from robot_stack.config import parse
+from hardware.worlds.scenes import Scene, named_scene, scene_of
+from robot_stack.config import WorldSection, parse
 from robot_stack.errors import SharedMemoryError
 from robot_stack.records import world_path
 from robot_stack.shared_memory import Ring
@@ -47,8 +47,8 @@ SILENCE_S = 0.5  # after which a restarted world is looked for
 
 @dataclass(frozen=True)
 class SimulatedOptions:
-    """``camera``: what to look through, by ALOHA's name (``cam_high``) or the scene's (``top``);
-    by default the camera of the same name."""
+    """``camera``: what to look through, by the station's name (ALOHA's ``cam_high``) or the model's
+    (``top``); by default the camera of the same name."""
 
     camera: str | None = None
 
@@ -57,10 +57,17 @@ class SimulatedCamera(CameraDriver):
     """Draws at ``spec.fps`` or as fast as the machine affords; a state is drawn once only, so a
     world that stands still or has died gives no frames."""
 
-    def __init__(self, spec: CameraSpec, station: str, camera: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: CameraSpec,
+        station: str,
+        camera: str | None = None,
+        scene: Scene | None = None,
+    ) -> None:
         super().__init__(spec)
         self._station = station
-        self._view = CAMERAS.get(camera or spec.name, camera or spec.name)
+        self._scene = scene or named_scene(WorldSection.scene)
+        self._view = self._scene.cameras.get(camera or spec.name, camera or spec.name)
         self._world: Ring | None = None
         self._data: Any = None
         self._renderer: Any = None
@@ -74,7 +81,7 @@ class SimulatedCamera(CameraDriver):
     def from_config(cls, config: CameraConfig, station: Station) -> Self:
         """Options: ``SimulatedOptions``."""
         options = parse(SimulatedOptions, config.options, f"cameras.{config.name}.options")
-        return cls(config.spec, station.station, options.camera)
+        return cls(config.spec, station.station, options.camera, scene_of(station))
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -94,7 +101,7 @@ class SimulatedCamera(CameraDriver):
             self._world = Ring(world_path(self._station))
         except SharedMemoryError as error:
             raise self._error(f"no world to look at: {error}") from error
-        model = load_render_model()
+        model = self._scene.render_model()
         views = [model.camera(i).name for i in range(model.ncam)]
         if self._view not in views:
             raise self._error(

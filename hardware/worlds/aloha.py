@@ -23,6 +23,7 @@ from hardware.worlds.aloha_servos import (
     finger_slope,
 )
 from hardware.worlds.assets import gym_aloha_assets
+from hardware.worlds.scenes import Scene
 
 __all__ = [
     "ARM_JOINTS",
@@ -33,6 +34,7 @@ __all__ = [
     "SLEEP",
     "START",
     "AlohaTransferCube",
+    "aloha_transfer_cube",
     "load_model",
     "load_render_model",
     "sample_cube_pose",
@@ -284,3 +286,13 @@ class AlohaTransferCube:
     def success(self) -> bool:
         """Reward 4 with the right gripper clear of the cube, held for half a second."""
         return self._held_s >= SUCCESS_HOLD_S
+
+
+def aloha_transfer_cube() -> Scene:
+    """The registry's row of this scene."""
+    return Scene(
+        process="hardware.worlds.world_process",
+        cameras=CAMERAS,
+        render_model=load_render_model,
+        page="hardware.worlds.page",
+    )

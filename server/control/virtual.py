@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
+from hardware.worlds.scenes import scene_of
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ConfigError
 
@@ -19,8 +20,8 @@ FAULTS = "drop, corrupt, delay, unplug, plug, missing, overload, reboot"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Without an action: run the world of a virtual station in the foreground (emulated servo "
-        "buses on pseudo-terminals, physics behind them), until Ctrl-C. With one: tell a running "
+        "Without an action: run the world of a virtual station in the foreground (the far side of "
+        "its devices' wires, with physics behind them), until Ctrl-C. With one: tell a running "
         "world something."
     )
     parser.epilog = f"""examples:
@@ -45,17 +46,18 @@ fault kinds: {FAULTS}
 
 def run(args: argparse.Namespace) -> int:
     station = load_station(args.station)
-    if station.world is None:
-        raise ConfigError(
-            f"{station.path} has no `world` section: only a virtual station has a world to run"
-        )
+    scene = scene_of(station)
     if args.action is not None:
         return _tell(station, args.action, args.arguments, as_json=args.json)
-    command = [sys.executable, "-m", "hardware.worlds.world_process", station.path]
+    if args.page and scene.page is None:
+        raise ConfigError(
+            f"the world of {station.station} has no page: its scene has no leader arms to move; "
+            "`robot-stack teleop` moves the robot"
+        )
     page = None
     if args.page:
-        page = subprocess.Popen([sys.executable, "-m", "hardware.worlds.page", station.path])
-    world = subprocess.Popen(command)
+        page = subprocess.Popen([sys.executable, "-m", str(scene.page), station.path])
+    world = subprocess.Popen([sys.executable, "-m", scene.process, station.path])
     for number in (signal.SIGTERM, signal.SIGINT):  # it must not outlive us
         signal.signal(number, lambda *_: world.terminate())
     try:
