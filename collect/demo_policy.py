@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from collect.policy_episode import PolicyEpisode
+from collect.rollout import PolicyRunner
 from collect.run_policy import open_policy
 from collect.session import RecordingSession, recorded_group
 from hardware.worlds.control import WorldClient
@@ -76,14 +77,10 @@ def policy_rollout(
         for number in range(1, TRIES + 1):
             say(f"the policy {policy.contract.name} moves the arms, try {number}")
             episode = PolicyEpisode(
-                station,
-                group,
-                client,
-                policy,
+                PolicyRunner(station, group, client, policy, say=say),
                 seconds=SECONDS,
                 recording=recording,
                 before=partial(world.call, "reset", seed=seed + number),
-                say=say,
             )
             result = episode.run(cancelled)
             if result["success"]:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from collect.rollout import Mode, PolicyRunner, PolicySource, RolloutSummary
+from collect.rollout import PolicyRunner, RolloutSummary
 from collect.session import RecordingSession
 from hardware.aloha.trajectory import minimum_jerk
 from robot_stack.client import StationClient
-from robot_stack.config import GroupConfig, Station
+from robot_stack.config import Station
 from robot_stack.errors import ControlPlaneError, RobotStackError, SharedMemoryError
 from robot_stack.records import CHUNK_ROWS
 from robot_stack.types import Lifecycle, Source
@@ -44,7 +44,7 @@ def world_dimensions(station: Station, client: StationClient) -> int:
 
 
 class PolicyEpisode:
-    """Arguments as in ``PolicyRunner``; ``seconds`` ends it, on a virtual station success does too.
+    """One rollout by ``runner``; ``seconds`` ends it, on a virtual station success does too.
 
     ``before`` is called when the robots stand at the start: place the objects, ask a person. With
     ``recording`` the rollout is recorded from the moment the policy begins, labelled by the
@@ -53,39 +53,24 @@ class PolicyEpisode:
 
     def __init__(
         self,
-        station: Station,
-        group: GroupConfig,
-        client: StationClient,
-        policy: PolicySource,
+        runner: PolicyRunner,
         *,
-        mode: Mode = "async",
-        execute: int | None = None,
         seconds: float | None = None,
         start: Start = "policy",
         recording: RecordingSession | None = None,
         before: Callable[[], object] = lambda: None,
-        say: Callable[[str], None] = print,
-        resume: Callable[[Callable[[], bool]], bool] = lambda done: False,
     ) -> None:
-        self.station = station
-        self.group = group
-        self.client = client
+        self.runner = runner
+        self.station = runner.station
+        self.group = runner.group
+        self.client = runner.client
+        self.say = runner.say
         self.seconds = seconds
         self.start = start
         self.recording = recording
         self.before = before
-        self.say = say
-        self.runner = PolicyRunner(
-            station,
-            group,
-            client,
-            policy,
-            mode=mode,
-            execute=execute,
-            say=say,
-            event=self._event,
-            resume=resume,
-        )
+        if recording is not None:
+            runner.event = recording.recorder.event
         self._saved = ""
         self._open = False  # whether the task has been seen undone
         self._began_s = 0.0
@@ -225,10 +210,6 @@ class PolicyEpisode:
         except SharedMemoryError:
             return None
         return None if latest is None else bool(latest[1]["success"])
-
-    def _event(self, kind: str, text: str) -> None:
-        if self.recording is not None:
-            self.recording.recorder.event(kind, text)
 
     def _save(self, verdict: bool | None) -> None:
         recording = self.recording

@@ -142,6 +142,7 @@ class PolicyRunner:
         most = min(contract.rows, CHUNK_ROWS)
         if not 1 <= self.execute <= most:
             raise ControlPlaneError(f"execute is {self.execute} rows; allowed here: 1..{most}")
+        self.station = station
         self.group = group
         self.client = client
         self.policy = policy

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from collect.observation import offered_contract
 from collect.policy_episode import PolicyEpisode, world_dimensions
-from collect.rollout import PolicySource
+from collect.rollout import PolicyRunner, PolicySource
 from collect.session import RecordingSession, recorded_group
 from robot_stack.client import StationClient
 from robot_stack.config import GroupConfig, Station, load_station
@@ -130,19 +130,17 @@ def run(args: argparse.Namespace) -> int:
             recording = stack.enter_context(
                 RecordingSession(station, directory=args.record, operator="policy", policy=about)
             )
-        episode = PolicyEpisode(
+        runner = PolicyRunner(
             station,
             group,
             client,
             policy,
             mode=args.mode,
             execute=args.execute,
-            seconds=args.seconds,
-            start=args.start,
-            recording=recording,
             say=say,
             resume=resume,
         )
+        episode = PolicyEpisode(runner, seconds=args.seconds, start=args.start, recording=recording)
         result = episode.run(lambda: ended)
     if not args.json:
         console.print(episode.summary.latency.table())

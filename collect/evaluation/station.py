@@ -15,6 +15,7 @@ from rich.console import Console
 from collect.evaluation.blind import Answer, BlindSession, table
 from collect.keys import Keys
 from collect.policy_episode import PolicyEpisode
+from collect.rollout import PolicyRunner
 from collect.run_policy import open_policy
 from collect.session import RecordingSession, recorded_group
 from robot_stack.client import StationClient
@@ -102,16 +103,19 @@ class StationTrials:
                         self._station, directory=self._record, operator="policy", policy=about
                     )
                 )
-            episode = PolicyEpisode(
+            runner = PolicyRunner(
                 self._station,
                 group,
                 self._client,
                 source,
                 execute=self._execute,
+                say=lambda text: None,  # it may name the policy
+            )
+            episode = PolicyEpisode(
+                runner,
                 seconds=self._seconds,
                 recording=recording,
                 before=lambda: self._say("running; enter ends it, so do s, f, r"),
-                say=lambda text: None,  # it may name the policy
             )
             found = episode.run(self._ended)
         kept = ("seconds", "chunks", "ended", "starved_ticks", "takeovers", "file")

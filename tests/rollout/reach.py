@@ -1,6 +1,7 @@
 """A policy that moves one waist to a place at an even speed, behind a real policy server.
 
-``--takes FILE`` holds the seconds that each inference takes, read anew every time.
+``--takes FILE`` holds the seconds that each inference takes, read anew every time. ``--leap RAD``
+puts every row that far from where the waist is: too far to be followed.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ class Reach:
     gives = frozenset({Need.SAMPLES})
     device = torch.device("cpu")
 
-    def __init__(self, contract: PolicyContract, takes: Path) -> None:
+    def __init__(self, contract: PolicyContract, takes: Path, leap: float) -> None:
         self.contract = contract
         self.takes = takes
+        self.leap = leap
 
     def encode(self, state: torch.Tensor, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return state[:, -1].clone()
@@ -74,6 +76,7 @@ class Reach:
         chunks = condition[:, None, :].repeat(1, HORIZON, 1)
         way = WAIST - condition[:, :1]
         chunks[:, :, 0] += torch.sign(way) * torch.minimum(way.abs(), SPEED * DT_S * rows[None])
+        chunks[:, :, 0] += self.leap
         return chunks
 
     def normalized(self, actions: Array) -> Array:
@@ -85,8 +88,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--bind", required=True)
     parser.add_argument("--takes", type=Path, required=True)
     parser.add_argument("--unit", default="rad")
+    parser.add_argument("--leap", type=float, default=0.0)
     args = parser.parse_args(arguments)
-    hosted = Hosted(Reach(contract(args.unit), args.takes))
+    hosted = Hosted(Reach(contract(args.unit), args.takes, args.leap))
     server = PolicyServer({"reach": lambda: hosted}, [args.bind])
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     server.run()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 from multiprocessing.context import ForkServerContext
 
 import numpy as np
 import pytest
+import yaml
 
 from benchmarks.virtual_station import VirtualStation, wait_until
 from robot_stack.client import StationClient
@@ -89,7 +93,9 @@ def test_a_policy_moves_the_arm_and_the_recording_tells_how(
         assert {e["id"] for e in events} <= set(chunk)
         asked = episode.action[moved][:, 0]
         speed = np.abs(np.diff(asked)) * 50.0
-        assert np.median(speed[: 2 * EXECUTE]) == pytest.approx(SPEED, rel=0.3)
+        moving = speed[np.isfinite(speed)][: 2 * EXECUTE]  # a busy machine may starve the arm
+        assert len(moving) == 2 * EXECUTE
+        assert np.median(moving) == pytest.approx(SPEED, rel=0.3)
 
 
 def test_a_person_takes_over_and_hands_back(station: VirtualStation, reach: ReachServer) -> None:
@@ -202,6 +208,59 @@ def test_a_stop_ends_the_rollout_by_name(station: VirtualStation, reach: ReachSe
     assert run.returncode == 1
     assert "stopped" in said["ended"]
     assert station.client.tick("follower_left")["torque"].all()
+
+
+def test_targets_too_far_to_be_followed_end_the_rollout(
+    station: VirtualStation, forks: ForkServerContext
+) -> None:
+    go_to(station, 0.0)
+    server = ReachServer(station, forks)
+    server.start("--leap", "1.5")  # a joint follows steps of 0.5 rad at most
+    try:
+        said = result(station, run := start(station, server, "--start", "here"))
+    finally:
+        server.kill()
+    assert run.returncode == 1
+    assert "too far from follower_left" in said["ended"]
+    assert abs(waist(station)) < 0.02
+    assert station.lifecycle("follower_left") is Lifecycle.ARMED
+
+
+def test_a_recording_that_ends_by_itself_ends_the_rollout(
+    station: VirtualStation, reach: ReachServer, tmp_path
+) -> None:
+    go_to(station, 0.0)
+    short = tmp_path / "short.yaml"
+    text = yaml.safe_load(station.file.read_text())
+    text["recording"] = {**text.get("recording", {}), "max_seconds": 1.0}
+    short.write_text(yaml.safe_dump(text))
+    options = ("--station", str(short), "--start", "here", "--record", str(tmp_path))
+    said = result(station, run := start(station, reach, *options))
+    assert run.returncode == 0, station.log("run")
+    assert 0.5 < said["seconds"] < HANG_S / 2
+    assert "ended by itself" in station.log("run")
+    with Episode.open(said["file"]) as episode:
+        assert 45 <= len(episode.t_ns) <= 60
+    assert station.lifecycle("follower_left") is Lifecycle.ARMED
+
+
+def test_arms_that_fall_silent_end_the_rollout(station: VirtualStation, reach: ReachServer) -> None:
+    go_to(station, 0.0)
+    run = start(station, reach, "--start", "here")
+    wait_until(lambda: waist(station) > 0.05, "the policy moves")
+    arms = [station.pid(f"arm.{robot}") for robot in station.station.robots]
+    try:
+        for arm in arms:  # both, or the other would stop and say so
+            os.kill(arm, signal.SIGSTOP)
+        said = result(station, run)
+    finally:
+        for arm in arms:
+            with contextlib.suppress(ProcessLookupError):  # put down as hung, and started again
+                os.kill(arm, signal.SIGCONT)
+    assert run.returncode == 1
+    assert "silent" in said["ended"] or "started again" in said["ended"]
+    robots = station.station.robots
+    wait_until(lambda: all(station.lifecycle(r) is not Lifecycle.STARTING for r in robots), "arms")
 
 
 def test_another_contract_is_refused_before_anything_moves(
