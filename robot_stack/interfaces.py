@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robot_stack.safety.limits import ForwardKinematics
 from robot_stack.spec import CameraSpec, RobotSpec
-from robot_stack.types import Frame, RobotState
+from robot_stack.types import CommandMode, Frame, RobotState
 
 __all__ = ["Camera", "CollisionGuard", "Device", "Robot", "Teleoperator"]
 
@@ -105,10 +105,29 @@ class Camera(Device, Protocol):
 
 
 class Teleoperator(Device, Protocol):
-    """Turns what a person does into a joint target of a follower group, shape (D,)."""
+    """Turns what a person does into targets of a follower group, shape (D,), in one mode.
+
+    ``from_config(TeleopConfig, Station)`` makes one. The session around it calls ``read`` all the
+    time, and ``engage`` at the start, after a stop, and over and over while ``read`` gives nothing
+    because of what ``waiting`` says: targets therefore start where the robots are.
+    """
+
+    @property
+    def mode(self) -> CommandMode:
+        """What the targets of ``read`` are."""
+
+    def engage(self, held: NDArray[np.float64], t_ns: int) -> None:
+        """The robots hold ``held`` (D,), in ``mode``: the next target starts there, without a
+        jump. A person who holds the dead-man switch already must let go of it first."""
+
+    def waiting(self) -> str | None:
+        """What the operator must do before anything moves ("hold the right bumper", "bring joint3
+        by +0.40 rad"), or why the device gives nothing (unplugged); None when it is live."""
 
     def read(self) -> tuple[int, NDArray[np.float64]] | None:
-        """The newest (t_ns of the person's motion, target (D,)); None when nothing is new."""
+        """The newest (t_ns of the person's motion, target (D,)); None when nothing is new, and
+        always while ``waiting`` says something: commands go stale and the robots hold. Never
+        blocks."""
 
 
 class CollisionGuard(Protocol):

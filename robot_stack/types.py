@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 __all__ = [
     "ActionChunk",
     "Command",
+    "CommandMode",
     "Difference",
     "Frame",
     "Lifecycle",
@@ -39,6 +40,18 @@ class Source(IntEnum):
     SCRIPTED = 5
     REPLAY = 6
     SUPERVISOR = 7
+
+
+class CommandMode(IntEnum):
+    """What the numbers of a command are.
+
+    ``JOINT_POSITION``: joints (dof,) in the spec's units. ``EE_POSE``: of a seven-joint arm with
+    gripper (x, y, z in m, unit quaternion w, x, y, z, gripper fraction): the pose of its end
+    effector in its base frame.
+    """
+
+    JOINT_POSITION = 0
+    EE_POSE = 1
 
 
 class StopCategory(IntEnum):
