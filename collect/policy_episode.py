@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from collect.rollout import PolicyRunner, RolloutSummary
 from collect.session import RecordingSession
-from hardware.aloha.trajectory import minimum_jerk
 from robot_stack.client import StationClient
 from robot_stack.config import Station
 from robot_stack.errors import ControlPlaneError, RobotStackError, SharedMemoryError
 from robot_stack.records import CHUNK_ROWS
+from robot_stack.trajectory import minimum_jerk
 from robot_stack.types import Lifecycle, Source
 
 __all__ = ["PolicyEpisode", "Start", "world_dimensions"]

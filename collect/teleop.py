@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.aloha.ritual import ArmView, Phase, Ritual, RitualArm, RitualStep
-from hardware.aloha.trajectory import minimum_jerk
 from robot_stack import registry
 from robot_stack.client import Lease, StationClient
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ControlPlaneError, LeaseError, RobotStackError, SharedMemoryError
 from robot_stack.interfaces import Teleoperator
 from robot_stack.realtime import setup, sleep_until
+from robot_stack.trajectory import minimum_jerk
 from robot_stack.types import Difference, Lifecycle, Source
 
 __all__ = ["TeleopSession", "add_arguments", "run"]

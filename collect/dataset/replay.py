@@ -19,6 +19,7 @@ from robot_stack.client import Lease, StationClient
 from robot_stack.episode import Episode
 from robot_stack.errors import ControlPlaneError, EpisodeError, LeaseError, SharedMemoryError
 from robot_stack.records import CHUNK_ROWS
+from robot_stack.trajectory import minimum_jerk
 from robot_stack.types import Difference, Lifecycle, Source
 
 __all__ = ["JointError", "Recording", "Replay", "ReplayResult", "load_recording", "matching_group"]
@@ -164,14 +165,6 @@ def matching_group(recording: Recording, description: dict[str, Any]) -> str:
     return str(name)
 
 
-def minimum_jerk(start: Array, goal: Array, rows: int) -> Array:
-    """Path (rows, D) from ``start`` to ``goal``, at rest at both ends."""
-    s = np.linspace(0.0, 1.0, rows)[:, None]
-    blend = s**3 * (10.0 - 15.0 * s + 6.0 * s**2)
-    path: Array = start + (goal - start) * blend
-    return path
-
-
 class Replay:
     """One replay on one station: ``run`` takes the lease, arms, moves, plays and releases.
 
@@ -238,7 +231,7 @@ class Replay:
         goal, start = self.recording.commands[0], self._sent()
         seconds = max(SHORTEST_START_S, float(np.abs(goal - start).max()) / START_SPEED)
         self.say(f"moving to the first row in {seconds:.1f} s")
-        path = minimum_jerk(start, goal, max(2, int(seconds * START_ROWS_HZ)))
+        path = minimum_jerk(start, goal, seconds, 1 / START_ROWS_HZ)
         self._stream(
             lease, path, time.monotonic_ns() + int(LEAD_S * 1e9), 1 / START_ROWS_HZ, cancelled
         )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hardware.aloha import trajectory
 from hardware.aloha.rig import GRIPPER
 from robot_stack.spec import RobotSpec
+from robot_stack.trajectory import minimum_jerk
 
 __all__ = ["ArmView", "Phase", "Ritual", "RitualArm", "RitualStep", "TorqueRequest"]
 
@@ -176,9 +177,7 @@ class Ritual:
                 goal[GRIPPER] = LEADER_GRIPPER_START if leader else FOLLOWER_GRIPPER_START
                 goal[GRIPPER] = max(goal[GRIPPER], arm.spec.joints[GRIPPER].lower)
                 seconds = trajectory.move_seconds(arm.spec, self._targets[name], goal, 0.5)
-                self._paths[name] = trajectory.minimum_jerk(
-                    self._targets[name], goal, seconds, DT_S
-                )
+                self._paths[name] = minimum_jerk(self._targets[name], goal, seconds, DT_S)
             self.phase = Phase.GRIPPERS
         message = "moving to the start pose"
         if ended and elapsed > DT_S * max(map(len, self._paths.values())) + 2.0:

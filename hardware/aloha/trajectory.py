@@ -1,8 +1,5 @@
 """Minimum-jerk moves of an ALOHA arm, and the order of joints that keeps it off the table.
 
-A minimum-jerk move (Flash and Hogan, 1985) starts and ends at rest with zero acceleration; its
-peak velocity is 15/8 and its peak acceleration 10/sqrt(3) of distance over time (squared).
-
 The order: shoulder back to home's level, elbow up to home's level, then home, then sleep. Straight
 lines in joint space swing a low gripper through the table in one of six moves from random poses
 with the hand within 8 cm of the table; in this order none of 250 came closer to the table than
@@ -11,7 +8,6 @@ where it started, and none touched itself (gym-aloha's geometry).
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import numpy as np
@@ -19,45 +15,26 @@ from numpy.typing import NDArray
 
 from hardware.aloha.rig import GRIPPER
 from robot_stack.spec import RobotSpec
+from robot_stack.trajectory import minimum_jerk, shortest_seconds
 
-__all__ = ["home", "minimum_jerk", "move_seconds", "sleep", "through"]
+__all__ = ["home", "move_seconds", "sleep", "through"]
 
 Array = NDArray[np.float64]
 
-PEAK_VELOCITY = 15.0 / 8.0
-PEAK_ACCELERATION = 10.0 / math.sqrt(3.0)
 ARM_SPEED = 0.95  # rad/s at the peak of a move, below the 1 rad/s that people beside it expect
 GRIPPER_SPEED = 4.0  # 1/s: a full stroke in 0.5 s
 SHOULDER, ELBOW = 1, 2
 SAME_RAD = 1e-3
 
 
-def minimum_jerk(start: Array, goal: Array, duration_s: float, dt_s: float) -> Array:
-    """Targets (H, D) at dt, 2 dt, ... from ``start`` (not included) to ``goal`` (the last row)."""
-    start, goal = np.asarray(start, dtype=np.float64), np.asarray(goal, dtype=np.float64)
-    if start.shape != goal.shape or not (np.isfinite(start).all() and np.isfinite(goal).all()):
-        raise ValueError(f"minimum_jerk: start {start} and goal {goal} must be finite and alike")
-    if not (dt_s > 0 and math.isfinite(duration_s)):
-        raise ValueError(f"minimum_jerk: duration {duration_s} s in steps of {dt_s} s")
-    steps = max(1, math.ceil(duration_s / dt_s - 1e-9))
-    s = np.arange(1, steps + 1) / steps
-    blend = s**3 * (10.0 - 15.0 * s + 6.0 * s**2)
-    path: Array = start + blend[:, None] * (goal - start)
-    path[-1] = goal
-    return path
-
-
 def move_seconds(spec: RobotSpec, start: Array, goal: Array, minimum_s: float = 0.0) -> float:
     """How long a minimum-jerk move must take: at most 0.95 rad/s (a gripper's stroke in 0.5 s),
     and inside the spec's own velocity and acceleration limits, whichever is slower."""
-    distance = np.abs(np.asarray(goal) - np.asarray(start))
     units = np.array([j.unit == "rad" for j in spec.joints])
     # 5 % under the limits: a SafetyFilter at the same limits then never has to bend the path.
     speed = np.minimum(np.where(units, ARM_SPEED, GRIPPER_SPEED), 0.95 * spec.limits("velocity"))
     acceleration = 0.95 * spec.limits("acceleration")
-    by_speed = PEAK_VELOCITY * distance / speed
-    by_acceleration = np.sqrt(PEAK_ACCELERATION * distance / acceleration)
-    return float(max(minimum_s, by_speed.max(), by_acceleration.max()))
+    return max(minimum_s, shortest_seconds(start, goal, speed, acceleration))
 
 
 def through(

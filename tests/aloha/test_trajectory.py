@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hardware.aloha import trajectory
 from hardware.aloha.rig import ARMS, build_spec
+from robot_stack.trajectory import minimum_jerk
 
 # Restated by hand: rad/s and rad/s^2 of the arm, 1/s and 1/s^2 of the gripper.
 SPEED = np.array([1.0] * 6 + [2.0])
@@ -33,7 +34,7 @@ def _check_motion(start: NDArray[np.float64], path: NDArray[np.float64]) -> None
 
 
 def test_minimum_jerk_by_hand() -> None:
-    path = trajectory.minimum_jerk(np.zeros(1), np.ones(1), 1.0, 0.25)
+    path = minimum_jerk(np.zeros(1), np.ones(1), 1.0, 0.25)
     # 10 s^3 - 15 s^4 + 6 s^5 at s = 1/4, 1/2, 3/4, 1.
     assert path[:, 0].tolist() == pytest.approx([0.103515625, 0.5, 0.896484375, 1.0])
 
@@ -41,7 +42,7 @@ def test_minimum_jerk_by_hand() -> None:
 @pytest.mark.parametrize("bad", [np.array([np.nan]), np.array([0.0, 1.0])])
 def test_minimum_jerk_refuses(bad: NDArray[np.float64]) -> None:
     with pytest.raises(ValueError, match="finite and alike"):
-        trajectory.minimum_jerk(np.zeros(1), bad, 1.0, 0.1)
+        minimum_jerk(np.zeros(1), bad, 1.0, 0.1)
 
 
 @settings(max_examples=100, deadline=None)
@@ -141,6 +142,6 @@ def test_the_order_of_joints_keeps_the_hand_off_the_table() -> None:
         floor = min(height(start), asleep)
         path = trajectory.sleep(SPEC, start, 0.15)
         assert min(map(height, path)) > floor - 0.01
-        line = trajectory.minimum_jerk(start, np.array(SPEC.sleep), 3.0, 0.15)
+        line = minimum_jerk(start, np.array(SPEC.sleep), 3.0, 0.15)
         straight += min(map(height, line)) < floor - 0.01
     assert straight > 0, "a straight line would do: the detour has no reason"
