@@ -75,6 +75,7 @@ def schema_of(config: RecorderConfig, env_dim: int) -> EpisodeSchema:
         encoding=config.encoding,
         sim=config.world,
         env_dim=env_dim,
+        tracks=any(robot.spec.tracks for robot in config.robots if robot.in_rows),
     )
 
 

@@ -73,6 +73,10 @@ class RowBuilder:
             frame_seq={name: shot.seq for name, shot in shots.items()},
             source=source,
             takeover_id=self._takeovers.row(source),
+            applied=self._join(answers, "applied"),
+            success_rate=self._each(answers, "success_rate"),
+            target_age_s=self._each(answers, "target_age_s"),
+            fault=self._trouble(answers),
         )
         for tick in known:
             row.difference |= int(tick["difference"])
@@ -88,6 +92,19 @@ class RowBuilder:
         for track in self._tracks.values():
             track.forget_before(t_ns)
         return row
+
+    @staticmethod
+    def _each(ticks: Sequence[Any | None], field: str) -> list[float]:
+        return [float(tick[field]) if tick is not None else np.nan for tick in ticks]
+
+    def _trouble(self, ticks: Sequence[Any | None]) -> str:
+        """Faults and notices of all robots in words."""
+        texts = []
+        for tick, robot in zip(ticks, self._robots, strict=True):
+            if tick is not None and (tick["fault"] or tick["notice"]):
+                text = bytes(tick["fault"] or tick["notice"]).decode(errors="replace")
+                texts.append(f"{robot.name}: {text}" if len(self._robots) > 1 else text)
+        return "; ".join(texts)
 
     def _join(self, ticks: Sequence[Any | None], field: str) -> NDArray[np.float64]:
         parts = [

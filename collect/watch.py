@@ -14,7 +14,7 @@ __all__ = ["Announce", "CameraWatch", "RobotWatch", "fault_reason"]
 
 Announce = Callable[[int, str, str], None]  # t_ns, kind, text
 SILENT_NS = 1_000_000_000
-WATCHED = ("lifecycle", "source", "token", "stop", "fault", "torque")
+WATCHED = ("lifecycle", "source", "token", "stop", "fault", "notice", "torque")
 
 
 def fault_reason(record: Any) -> str | None:
@@ -75,6 +75,8 @@ class RobotWatch:
         if now["fault"] != before["fault"]:
             text = bytes(now["fault"]).decode(errors="replace")
             self._say(now, "fault" if text else "fault_cleared", text)
+        if now["notice"] != before["notice"] and now["notice"]:
+            self._say(now, "notice", bytes(now["notice"]).decode(errors="replace"))
         if now["stop"] != before["stop"]:
             category = int(now["stop"]) - 1
             self._say(now, "stop", f"category {category}" if category >= 0 else "released")

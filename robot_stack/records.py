@@ -84,6 +84,10 @@ def tick_record(dof: int) -> np.dtype[Any]:
             ("busy_ns", "<i8"),  # from waking up to publishing
             ("retries", "<u4"),  # bus retries so far
             ("overruns", "<u4"),  # ticks so far that ended after the next deadline
+            ("applied", "<f8", (dof,)),  # what the device itself tracks now, NaN unknown
+            ("target_age_s", "<f4"),  # of the last target that it took up, NaN unknown
+            ("success_rate", "<f4"),  # of its latest control cycles, in [0, 1]; NaN unknown
+            ("notice", "S160"),  # what the device says though it goes on, empty when nothing
             ("fault", "S320"),  # empty when none
         ]
     )

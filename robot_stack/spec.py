@@ -40,12 +40,18 @@ class JointSpec:
 
 @dataclass(frozen=True, slots=True)
 class RobotSpec:
-    """A robot as commands see it: joints in command order, and its named poses (one per joint)."""
+    """A robot as commands see it: joints in command order, and its named poses (one per joint).
+
+    ``tracks``: the device closes a control loop of its own and tells what it tracks, so its
+    episodes also say what it applied, how old its target was and how many of its cycles had a
+    command in time.
+    """
 
     embodiment: str
     joints: tuple[JointSpec, ...]
     home: tuple[float, ...]
     sleep: tuple[float, ...]
+    tracks: bool = False
 
     def __post_init__(self) -> None:
         for pose in ("home", "sleep"):

@@ -6,6 +6,7 @@ is None or NaN, never zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, IntFlag
@@ -99,6 +100,11 @@ class RobotState:
 
     ``t_ns`` is when the positions were sampled. ``age_s`` (dof,) is how old each joint's value is
     when a device did not answer in time (0 when fresh).
+
+    Of a robot that closes its own loop: ``applied`` (dof,) is what it tracks now, ``target_age_s``
+    how old the last target that it took up is, ``success_rate`` the share in [0, 1] of its latest
+    control cycles that had a command in time. ``notice`` is what the device says though it goes
+    on: a reflex that it recovers from, a gripper that hangs; empty when there is nothing.
     """
 
     t_ns: int
@@ -107,6 +113,10 @@ class RobotState:
     tau: Array
     age_s: Array
     ee_pose: Array | None = None
+    applied: Array | None = None
+    success_rate: float = math.nan
+    target_age_s: float = math.nan
+    notice: str = ""
 
 
 @dataclass(frozen=True, slots=True)

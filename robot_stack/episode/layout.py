@@ -17,10 +17,13 @@ tonyzhaozh/act and MarkFzp/act-plus-plus). Everything else lies beside it; T is 
 | ``/policy/chunk_id``, ``/policy/chunk_index`` | (T,) | -1 when no policy |
 | ``/policy/observation_t_ns`` | (T,) | when what the chunk answers was captured |
 | ``/difference`` | (T,) | ``types.Difference`` bits of all robots: why sent is not asked |
+| ``/tracking/applied`` | (T, D) | what the devices tracked; robots with a loop of their own only |
+| ``/tracking/success_rate``, ``/tracking/target_age_s`` | (T, robots) | of that loop, NaN unknown |
+| ``/tracking/fault`` | (T,) | faults, reflexes, what is recovered from; empty when none |
 | ``/reward``, ``/terminated``, ``/truncated`` | (T,) | NaN reward when nobody gives one |
 | ``/env_state``, ``/env_t_ns`` | (T, E), (T,) | of a virtual station |
 | ``/observations/depth/<camera>`` | (T, H, W) | uint16 millimetres, lossless |
-| ``/log/<robot>`` | (N,) | every turn of the robot's loop: ``records.tick_record`` less ``fault`` |
+| ``/log/<robot>`` | (N,) | every turn of the robot's loop: ``records.tick_record`` less its texts |
 | ``/events`` | (M,) | t_ns, kind, text: faults, camera loss, servo recovery, takeover |
 
 Colour: pixels are RGB in both variants. A JPEG here is what ``cv2.imencode`` makes of the RGB array
@@ -78,7 +81,8 @@ class ImageLayout:
 class EpisodeSchema:
     """All that fixes the shape of an episode file before its first row.
 
-    ``rate_hz`` is the rate of the rows; ``env_dim`` 0 leaves out ``/env_state``. JPEG rows are
+    ``rate_hz`` is the rate of the rows; ``env_dim`` 0 leaves out ``/env_state``, ``tracks`` False
+    ``/tracking`` (``RobotSpec.tracks`` of any robot in the rows). JPEG rows are
     ``jpeg_bits_per_pixel`` wide: a fixed width is what makes a killed recording readable.
     """
 
@@ -88,6 +92,7 @@ class EpisodeSchema:
     encoding: Literal["jpeg", "raw"] = "jpeg"
     sim: bool = False
     env_dim: int = 0
+    tracks: bool = False
     jpeg_bits_per_pixel: float = 4.0
 
     def __post_init__(self) -> None:
@@ -125,13 +130,13 @@ class Column:
     path: str
     dtype: str
     shape: tuple[int, ...]
-    fill: float
+    fill: float | bytes
 
 
 def log_record(dof: int) -> np.dtype[Any]:
-    """A record of ``/log/<robot>``: the arm's tick without its fault text, which is an event."""
+    """A record of ``/log/<robot>``: the arm's tick without its texts, which are events."""
     full = tick_record(dof)
-    descr = [row for row in full.descr if row[0] != "fault"]
+    descr = [row for row in full.descr if row[0] not in ("fault", "notice")]
     return np.dtype(descr)
 
 
@@ -164,6 +169,13 @@ def columns(schema: EpisodeSchema) -> tuple[Column, ...]:
         Column("terminated", "|u1", (), 0),
         Column("truncated", "|u1", (), 0),
     ]
+    if schema.tracks:
+        rows += [
+            Column("tracking/applied", "<f4", dim, nan),
+            Column("tracking/success_rate", "<f4", robots, nan),
+            Column("tracking/target_age_s", "<f4", robots, nan),
+            Column("tracking/fault", "S160", (), b""),
+        ]
     if schema.env_dim:
         rows.append(Column("env_state", "<f8", (schema.env_dim,), nan))
         rows.append(Column("env_t_ns", "<i8", (), -1))
@@ -275,6 +287,7 @@ def read_schema(file: h5py.File) -> EpisodeSchema:
             encoding=file.attrs["encoding"],
             sim=bool(file.attrs["sim"]),
             env_dim=file["env_state"].shape[1] if "env_state" in file else 0,
+            tracks="tracking" in file,
             jpeg_bits_per_pixel=float(file.attrs["jpeg_bits_per_pixel"]),
         )
     except KeyError as error:

@@ -179,6 +179,28 @@ class Episode:
         return self.column("env_state") if self.schema.env_dim else None
 
     @property
+    def applied(self) -> NDArray[np.float32] | None:
+        """(T, D): what the devices tracked; None where no robot closes a loop of its own."""
+        return self.column("tracking/applied") if self.schema.tracks else None
+
+    @property
+    def success_rate(self) -> NDArray[np.float32] | None:
+        """(T, robots): share of the device's own cycles that had a command in time, or None."""
+        return self.column("tracking/success_rate") if self.schema.tracks else None
+
+    @property
+    def target_age_s(self) -> NDArray[np.float32] | None:
+        """(T, robots): age of the target that the device tracked, or None."""
+        return self.column("tracking/target_age_s") if self.schema.tracks else None
+
+    @property
+    def fault(self) -> list[str] | None:
+        """(T,) what was wrong in each row: faults, reflexes, what was recovered from; or None."""
+        if not self.schema.tracks:
+            return None
+        return [text.decode(errors="replace") for text in self.file["tracking/fault"][:]]
+
+    @property
     def cameras(self) -> tuple[str, ...]:
         """Camera names, alphabetical."""
         return self.schema.camera_names

@@ -21,8 +21,9 @@ class Row:
     """One control step. D joints; what is not given is unknown (NaN, -1).
 
     ``images`` maps each camera to RGB uint8 (H, W, 3) in a raw episode, or to JPEG bytes;
-    ``depth`` to uint16 (H, W) or what ``pack_depth`` made of it. ``state_t_ns`` has one entry a
-    robot in the rows.
+    ``depth`` to uint16 (H, W) or what ``pack_depth`` made of it. ``state_t_ns``, ``success_rate``
+    and ``target_age_s`` have one entry a robot in the rows. ``applied``, these two and ``fault``
+    stand only in episodes of robots that track (``RobotSpec.tracks``).
     """
 
     t_ns: int
@@ -48,6 +49,10 @@ class Row:
     truncated: bool = False
     env_state: ArrayLike = np.nan
     env_t_ns: int = -1
+    applied: ArrayLike = np.nan
+    success_rate: ArrayLike = np.nan
+    target_age_s: ArrayLike = np.nan
+    fault: str = ""
 
 
 class PackedDepth(NamedTuple):

@@ -145,6 +145,10 @@ class EpisodeWriter:
             "truncated": row.truncated,
             "env_state": row.env_state,
             "env_t_ns": row.env_t_ns,
+            "tracking/applied": row.applied,
+            "tracking/success_rate": row.success_rate,
+            "tracking/target_age_s": row.target_age_s,
+            "tracking/fault": row.fault.encode()[:160],
         }
         for column in self._columns:
             self._buffer[column.path][i] = values[column.path]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from robot_stack import registry
 from robot_stack.config import Station, load_station
-from robot_stack.errors import BusError, ConfigError, DeviceError, RobotStackError
+from robot_stack.errors import ConfigError, DeviceError, RobotStackError
 from robot_stack.interfaces import CollisionGuard, Robot
 from robot_stack.realtime import Rate, setup, sleep_until
 from robot_stack.records import ring_path, tick_record
@@ -288,7 +288,7 @@ class ArmProcess:
             difference |= Difference.TORQUE_OFF
         try:
             self.robot.write(result.sent)
-        except BusError as error:
+        except DeviceError as error:
             self._fail(str(error))
             return difference | Difference.NOT_WRITTEN, distance
         self.standing = bool(np.abs(result.sent - self.sent).max() < STANDSTILL)
@@ -349,6 +349,11 @@ class ArmProcess:
         record["distance"] = distance
         record["lateness_ns"] = lateness_ns
         record["busy_ns"] = time.monotonic_ns() - woke_ns
+        told = self.connected and state.applied is not None
+        record["applied"] = state.applied if told else math.nan
+        record["target_age_s"] = state.target_age_s if self.connected else math.nan
+        record["success_rate"] = state.success_rate if self.connected else math.nan
+        record["notice"] = state.notice.encode()[:160] if self.connected else b""
         record["retries"] = self.retries
         record["overruns"] = overruns
         record["fault"] = self.fault.encode()[:320]

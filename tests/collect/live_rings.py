@@ -69,6 +69,7 @@ class Arm:
             tick["lifecycle"], tick["source"] = Lifecycle.ARMED, Source.DEMO
             tick["token"], tick["chunk_id"], tick["chunk_index"] = 7, -1, -1
             tick["observation_t_ns"] = -1
+            tick["applied"] = tick["target_age_s"] = tick["success_rate"] = np.nan
             tick["torque"] = 1
             self.change(tick)
             self.ring.publish(tick)
@@ -118,7 +119,13 @@ class Cell:
     """Two arms, some cameras and (optionally) a world, with a recorder beside them."""
 
     def __init__(
-        self, directory: Path, cameras: Iterable[CameraSpec], *, world: bool = False, **options: Any
+        self,
+        directory: Path,
+        cameras: Iterable[CameraSpec],
+        *,
+        world: bool = False,
+        spec: RobotSpec = SPEC,
+        **options: Any,
     ) -> None:
         self.station = "cell"
         specs = {spec.name: spec for spec in cameras}
@@ -134,7 +141,7 @@ class Cell:
         self.config = RecorderConfig(
             station=self.station,
             directory=directory,
-            robots=tuple(RecordedRobot(name, SPEC, info={"serial": name}) for name in self.arms),
+            robots=tuple(RecordedRobot(name, spec, info={"serial": name}) for name in self.arms),
             cameras=specs,
             world=world,
             **{"free_space_floor_bytes": 0, **options},

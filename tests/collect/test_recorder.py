@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from robot_stack.errors import EpisodeError
 from robot_stack.shared_memory import Ring
 from robot_stack.spec import CameraSpec
 from robot_stack.types import Difference, Source
-from tests.collect.live_rings import TICK_NS, Cell, pictured
+from tests.collect.live_rings import SPEC, TICK_NS, Cell, pictured
 
 ROW_NS = 20_000_000
 HIGH = CameraSpec("cam_high", 64, 48, 50.0)
@@ -239,6 +240,43 @@ def test_faults_takeovers_and_torque_become_events(make_cell: Callable[..., Cell
         assert 123 in set(episode.observation_t_ns[episode.chunk_id == 11])
         assert Difference.VELOCITY in set(episode.difference)
         assert episode.metadata.interventions == 1
+
+
+def test_what_a_tracking_device_says_stands_in_every_row(make_cell: Callable[..., Cell]) -> None:
+    cell = make_cell(spec=replace(SPEC, tracks=True))
+    reflex = "joint_velocity_violation, recovering (1 of 3)"
+
+    def change(tick: Any) -> None:
+        tick["applied"], tick["target_age_s"], tick["success_rate"] = tick["sent"] - 1, 0.004, 0.97
+        tick["notice"] = reflex.encode() if tick["tick"] % 100 >= 50 else b""
+
+    cell.arms["right"].change = change
+    cell.recorder.start()
+    cell.run(0.9)
+    saved = cell.stop()
+    assert errors(saved.path) == []
+    with Episode.open(saved.path) as episode:
+        assert episode.schema.tracks
+        applied, rate, age = episode.applied, episode.success_rate, episode.target_age_s
+        assert applied is not None and rate is not None and age is not None
+        assert np.isnan(applied[:, :3]).all(), "the left arm says nothing: unknown, not zero"
+        assert applied[:, 3:] == pytest.approx(episode.action_sent[:, 3:] - 1)
+        assert np.isnan(rate[:, 0]).all() and rate[:, 1] == pytest.approx(0.97)
+        assert np.isnan(age[:, 0]).all() and age[:, 1] == pytest.approx(0.004)
+        assert set(episode.fault or []) == {"", f"right: {reflex}"}
+        assert ("notice", f"right: {reflex}") in [(e.kind, e.text) for e in episode.events]
+        assert episode.log("right")["success_rate"] == pytest.approx(0.97)
+        assert "notice" not in (episode.log("right").dtype.names or ())
+
+
+def test_episodes_of_other_robots_have_no_tracking(make_cell: Callable[..., Cell]) -> None:
+    cell = make_cell()
+    cell.recorder.start()
+    cell.run(0.3)
+    saved = cell.stop()
+    with Episode.open(saved.path) as episode:
+        assert "tracking" not in episode.file
+        assert episode.applied is None and episode.fault is None
 
 
 def test_a_late_poll_loses_nothing_that_the_rings_still_hold(
