@@ -15,19 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.teleop.rotation import (
-    Quaternion,
-    Vector,
-    angle_between,
-    normalised,
-    rotate,
-    turned,
-)
 from robot_stack.config import within
+from robot_stack.rotation import Quaternion, between, from_vector, multiply, normalized, to_matrix
 
 __all__ = ["WIDTH", "CartesianMapper", "MotionConfig", "Stick"]
 
 Array = NDArray[np.float64]
+Vector = tuple[float, float, float]
 
 WIDTH = 8  # x y z, quaternion w x y z, gripper
 LONGEST_S = 0.05  # after a pause the motion goes on, it does not leap
@@ -102,8 +96,7 @@ class CartesianMapper:
         self._linear: Vector = (0.0, 0.0, 0.0)
         self._angular: Vector = (0.0, 0.0, 0.0)
         self._last_ns: int | None = None
-        half = math.radians(config.view_deg) / 2
-        self._view: Quaternion = (math.cos(half), 0.0, 0.0, math.sin(half))
+        self._view: Quaternion = from_vector((0.0, 0.0, math.radians(config.view_deg)))
 
     def engage(self, held: Array) -> None:
         """Start at ``held`` (8,), at rest. ValueError for what is no pose."""
@@ -111,7 +104,7 @@ class CartesianMapper:
         if len(values) != WIDTH or not all(math.isfinite(value) for value in values):
             raise ValueError(f"a pose and a gripper are {WIDTH} finite numbers, not {held}")
         self._position = (values[0], values[1], values[2])
-        self._turn = normalised((values[3], values[4], values[5], values[6]))
+        self._turn = normalized(values[3:7])
         self._gripper = values[7]
         self._linear = self._angular = (0.0, 0.0, 0.0)
         self._last_ns = None
@@ -150,7 +143,8 @@ class CartesianMapper:
         linear = _bounded((x, y, z), speed * self.config.linear_m_s)
         angular = _bounded((a, b, c), speed * self.config.angular_rad_s)
         frame = self._turn if self.config.frame == "tool" else self._view
-        return rotate(frame, linear), rotate(frame, angular)
+        rows = to_matrix(frame)
+        return _rotated(rows, linear), _rotated(rows, angular)
 
     def _move(self, dt: float, measured: Array) -> None:
         px, py, pz, *quaternion = (float(value) for value in measured)
@@ -159,10 +153,10 @@ class CartesianMapper:
         share = _leashed((x - px, y - py, z - pz), step, self.config.leash_m)
         self._position = (x + share * step[0], y + share * step[1], z + share * step[2])
         a, b, c = self._angular
-        there = turned(self._turn, (a * dt, b * dt, c * dt))
-        arm = normalised((quaternion[0], quaternion[1], quaternion[2], quaternion[3]))
-        limit = max(self.config.leash_rad, angle_between(self._turn, arm))
-        if angle_between(there, arm) <= limit:
+        there = normalized(multiply(from_vector((a * dt, b * dt, c * dt)), self._turn))
+        arm = normalized(quaternion)
+        limit = max(self.config.leash_rad, math.hypot(*between(arm, self._turn)))
+        if math.hypot(*between(arm, there)) <= limit:
             self._turn = there
 
     def _grip(self, stick: Stick, dt: float) -> None:
@@ -175,6 +169,11 @@ class CartesianMapper:
             return
         before = self._gripper  # may stand a little outside: then it only comes back
         self._gripper = min(max(before + change, min(0.0, before)), max(1.0, before))
+
+
+def _rotated(rows: tuple[Vector, Vector, Vector], vector: Vector) -> Vector:
+    x, y, z = (sum(a * b for a, b in zip(row, vector, strict=True)) for row in rows)
+    return x, y, z
 
 
 def _bounded(vector: Vector, scale: float) -> Vector:
