@@ -20,9 +20,13 @@ from robot_stack.errors import DeviceError
 __all__ = ["EVENT", "InputDevice", "KeyEvent", "NodeInfo", "find_nodes", "list_nodes"]
 
 EVENT = struct.Struct("<qqHHi")  # seconds, microseconds, type, code, value: 24 bytes on x86-64
-EV_SYN, EV_KEY = 0, 1
+EV_SYN, EV_KEY, EV_ABS = 0, 1, 3
 SYN_REPORT, SYN_DROPPED = 0, 3
 KEY_BYTES = 96  # KEY_MAX is 0x2ff
+AXES = 0x40  # ABS_MAX is 0x3f
+ABSINFO = struct.Struct("<6i")  # value, minimum, maximum, fuzz, flat, resolution
+EVIOCGABS = 2 << 30 | ABSINFO.size << 16 | ord("E") << 8 | 0x40
+EVIOCGBIT_ABS = 2 << 30 | AXES // 8 << 16 | ord("E") << 8 | 0x20 + EV_ABS
 EVIOCGKEY = 2 << 30 | KEY_BYTES << 16 | ord("E") << 8 | 0x18
 EVIOCSCLOCKID = 1 << 30 | 4 << 16 | ord("E") << 8 | 0xA0
 CLOCK_MONOTONIC = 1
@@ -78,7 +82,10 @@ def find_nodes(
     dev: Path = Path("/dev/input"),
 ) -> list[Path]:
     """The nodes of ``device`` (a path or a device's name) that can send any of ``keys`` (empty:
-    any key). One pedal often shows several nodes. Empty when it is not plugged in."""
+    any key). One pedal often shows several nodes. Without a name: the first node of all that has
+    every one of ``keys``. Empty when it is not plugged in."""
+    if not device:
+        return [node.path for node in list_nodes(sysfs, dev) if keys <= node.keys][:1]
     if device.startswith("/"):
         path = Path(device)
         return [path] if path.exists() else []
@@ -90,11 +97,13 @@ def find_nodes(
 
 
 class _Node:
-    """One open node: assembles events, follows which keys are down."""
+    """One open node: assembles events, follows which keys are down and where axes are."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.down: set[int] = set()
+        self.axes: dict[int, int] = {}
+        self.ranges: dict[int, tuple[int, int]] = {}
         self._rest = b""
         self._dropped = False
         try:
@@ -112,6 +121,7 @@ class _Node:
             )
         self._kernel_time = self._ask_for_monotonic_time()
         self.down = self._keys_down()
+        self._ask_axes()
 
     def _ask_for_monotonic_time(self) -> bool:
         try:
@@ -129,8 +139,22 @@ class _Node:
             return set()
         return {code for code in range(8 * KEY_BYTES) if state[code // 8] >> (code % 8) & 1}
 
+    def _ask_axes(self) -> None:
+        """Which absolute axes there are, how far they go, and where they are now."""
+        bits = bytearray(AXES // 8)
+        try:
+            fcntl.ioctl(self.fd, EVIOCGBIT_ABS, bits)
+            for code in range(AXES):
+                if bits[code // 8] >> (code % 8) & 1:
+                    info = bytearray(ABSINFO.size)
+                    fcntl.ioctl(self.fd, EVIOCGABS + code, info)
+                    value, lower, upper = ABSINFO.unpack(info)[:3]
+                    self.axes[code], self.ranges[code] = value, (lower, upper)
+        except OSError:  # a pipe or terminal cannot be asked
+            return
+
     def read(self) -> list[KeyEvent] | None:
-        """Events that wait; None when the device has gone."""
+        """Key events that wait; None when the device has gone. Axes are followed on the way."""
         try:
             data = os.read(self.fd, 64 * EVENT.size)
         except BlockingIOError:
@@ -153,6 +177,8 @@ class _Node:
                 events += self._catch_up(t_ns)
             elif kind == EV_KEY and value != 2 and not self._dropped:  # 2 is auto-repeat
                 events += self._change(t_ns, code, down=value == 1)
+            elif kind == EV_ABS and not self._dropped:
+                self.axes[code] = value
         return events
 
     def _change(self, t_ns: int, code: int, *, down: bool) -> list[KeyEvent]:
@@ -163,23 +189,26 @@ class _Node:
 
     def _catch_up(self, t_ns: int) -> list[KeyEvent]:
         """After the kernel dropped events: the difference to what is down now."""
+        self._ask_axes()
         now = self._keys_down()
         changed = sorted(now ^ self.down)
         return [event for code in changed for event in self._change(t_ns, code, down=code in now)]
 
 
 class InputDevice:
-    """Key events of one device, which may be unplugged and plugged in again at any time.
+    """Key events and axes of one device, which may be unplugged and plugged in again at any time.
 
-    ``keys`` (codes; empty: any) are those that matter. ``read`` never blocks; while the device
-    is away it looks for it every ``RETRY_S``.
+    ``keys`` (codes; empty: any) are those that matter. ``device`` is as for `find_nodes`, ``name``
+    what messages call it. ``read`` never blocks; while the device is away it looks for it every
+    ``RETRY_S``.
     """
 
     RETRY_S = 0.5
 
-    def __init__(self, device: str, keys: frozenset[int] = frozenset()) -> None:
+    def __init__(self, device: str, keys: frozenset[int] = frozenset(), name: str = "") -> None:
         self.device = device
         self.keys = keys
+        self.name = name or device
         self.trouble = ""
         """Why it is not connected, in words."""
         self._nodes: list[_Node] = []
@@ -193,6 +222,16 @@ class InputDevice:
     def down(self) -> set[int]:
         """Which of ``keys`` are down."""
         return {code for node in self._nodes for code in node.down if self._matters(code)}
+
+    @property
+    def axes(self) -> dict[int, int]:
+        """Where its absolute axes are (code to raw value), as far as the device has told."""
+        return {code: value for node in self._nodes for code, value in node.axes.items()}
+
+    @property
+    def ranges(self) -> dict[int, tuple[int, int]]:
+        """How far its absolute axes go (code to lowest and highest raw value)."""
+        return {code: span for node in self._nodes for code, span in node.ranges.items()}
 
     def _matters(self, code: int) -> bool:
         return not self.keys or code in self.keys
@@ -213,7 +252,7 @@ class InputDevice:
         for node in self._nodes:
             read = node.read() if self._waiting(node) else []
             if read is None:
-                self.trouble = f"{self.device} was unplugged"
+                self.trouble = f"{self.name} was unplugged"
                 self.close()
                 return [event for event in events if self._matters(event.code)]
             events += read
@@ -230,7 +269,7 @@ class InputDevice:
         self._retry_at = now + self.RETRY_S
         paths = find_nodes(self.device, self.keys)
         if not paths:
-            self.trouble = f"{self.device} is not plugged in"
+            self.trouble = f"{self.name} is not plugged in"
             return []
         try:
             for path in paths:
