@@ -52,6 +52,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "scene": {
         "aloha_transfer_cube": "hardware.worlds.aloha:aloha_transfer_cube",
+        "franka_pick_place": "hardware.worlds.franka:franka_pick_place",
     },
     "doctor": {
         "aloha": "hardware.aloha.doctor:checks",
