@@ -15,7 +15,8 @@ LIBRARIES := gl usb compiler
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help install system-check demo test test-fast test-all check format bench clean
+.PHONY: help install system-check demo test test-fast test-all check format bench \
+    conformance-franka clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +61,9 @@ format: $(STAMP) ## let ruff format and mend what it can
 bench: system-check $(STAMP) ## every benchmark, one after the other
 	@for name in $$($(BIN)/robot-stack bench | cut -d' ' -f1); do \
 	    echo "== $$name"; $(BIN)/robot-stack bench $$name; done
+
+conformance-franka: system-check $(STAMP) ## Franka's client libraries against the virtual arm
+	$(BIN)/robot-stack bench franka_conformance
 
 clean: ## remove what can be made again (episodes stay)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
