@@ -14,11 +14,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FER", "FR3", "Limits", "Model", "Space", "joint_limits", "limits_of"]
+__all__ = ["ELBOW_FLIP", "FER", "FR3", "Limits", "Model", "Space", "joint_limits", "limits_of"]
 
 Model = Literal["fr3", "fer"]
 Array = NDArray[np.float64]
 Seven = tuple[float, float, float, float, float, float, float]
+
+
+# Joint 4 (rad) where the arm is stretched out: it tells the sides of the elbow apart.
+ELBOW_FLIP = -0.467002423653011
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ FER = Limits(
     torque_rate=(1000.0,) * 7,
     velocity_offset=None,
     deceleration=None,
-    translation=Space(2.0, 13.0, 6500.0),
+    translation=Space(1.7, 13.0, 6500.0),
     rotation=Space(2.5, 25.0, 12500.0),
     elbow=Space(2.175, 10.0, 5000.0),
 )
@@ -90,11 +94,11 @@ FR3 = Limits(
     jerk=(5000.0,) * 7,
     torque=(87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0),
     torque_rate=(1000.0,) * 7,
-    velocity_offset=(0.30, 0.20, 0.20, 0.30, 0.35, 0.35, 0.35),
+    velocity_offset=(0.6599, 0.2517, 0.2000, 0.3533, 0.5757, 0.4878, 0.4628),
     deceleration=(6.0, 2.585, 3.5, 4.0, 17.0, 5.5, 17.0),
     translation=Space(3.0, 9.0, 4500.0),
     rotation=Space(2.5, 17.0, 8500.0),
-    elbow=Space(1.5, 10.0, 5000.0),
+    elbow=Space(2.62, 10.0, 5000.0),
 )
 
 _LIMITS: dict[str, Limits] = {"fer": FER, "fr3": FR3}

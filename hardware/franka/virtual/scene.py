@@ -14,6 +14,7 @@ from math import cos, pi, sin
 from pathlib import Path
 
 import mujoco
+import numpy as np
 
 from hardware.franka.limits import Model, limits_of
 from robot_stack.errors import MissingDependencyError
@@ -40,14 +41,15 @@ _ARMATURE = 0.1
 _DAMPING = 0.3
 # The mechanical stop lies behind the software limit.
 _STOP_MARGIN = 0.05
-# Franka hand: mass and centre of mass in the flange frame (FCI documentation: m_ee 0.73 kg,
-# F_x_Cee -0.01, 0, 0.03), inertia about it as the robot's default end-effector configuration has
-# it. Each finger weighs 15 g of that.
-HAND_MASS, _FINGER_MASS = 0.73, 0.015
+# Franka hand with its fingers, as the robot has it configured: mass kg, centre in the flange frame
+# m, inertia about it kg m2 (FCI documentation, m_ee, F_x_Cee, I_ee).
+HAND_MASS = 0.73
 HAND_COM = (-0.01, 0.0, 0.03)
 HAND_INERTIA = (0.001, 0.0025, 0.0017)
+_FINGER_MASS = 0.015
 _FINGER_Z = 0.0584  # of the slide above the flange
 _FINGER_LENGTH = 0.0538
+_FINGER_COM = (0.0, 0.012, 0.025)
 _TCP_Z = 0.1034
 _FINGER_ARMATURE, _FINGER_DAMPING = 0.2, 5.0  # geared drive, kg and N s/m, estimates
 # Links that lie beside each other without touching in the mechanism, but whose hulls do.
@@ -126,9 +128,7 @@ def _add_hand(spec: mujoco.MjSpec, visual: bool) -> None:
     hand = link7.add_body(
         name="hand", pos=(0.0, 0.0, 0.107), quat=(cos(half), 0.0, 0.0, -sin(half))
     )
-    hand.mass = HAND_MASS - 2 * _FINGER_MASS
-    hand.ipos, hand.inertia = HAND_COM, HAND_INERTIA
-    hand.explicitinertial = True
+    _weigh_housing(hand)
     hand.add_site(name="tcp", pos=(0.0, 0.0, _TCP_Z), size=[0.001] * 3, group=4)
     box = mujoco.mjtGeom.mjGEOM_BOX
     white, dark = (0.90, 0.92, 0.93, 1.0), (0.25, 0.25, 0.25, 1.0)
@@ -142,7 +142,7 @@ def _add_hand(spec: mujoco.MjSpec, visual: bool) -> None:
             name=name, pos=(0.0, 0.0, _FINGER_Z), quat=(cos(turn / 2), 0.0, 0.0, sin(turn / 2))
         )
         finger.mass = _FINGER_MASS
-        finger.ipos, finger.inertia = (0.0, 0.012, 0.025), (5e-6, 4e-6, 2e-6)
+        finger.ipos, finger.inertia = _FINGER_COM, (5e-6, 4e-6, 2e-6)
         finger.explicitinertial = True
         finger.add_joint(
             name=f"finger_joint{i + 1}", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=(0.0, 1.0, 0.0),
@@ -163,3 +163,23 @@ def _add_hand(spec: mujoco.MjSpec, visual: bool) -> None:
     belt.objtype = mujoco.mjtObj.mjOBJ_JOINT
     belt.name1, belt.name2 = "finger_joint2", "finger_joint1"
     belt.data[:2] = (0.0, 1.0)
+
+
+def _weigh_housing(hand: mujoco.MjsBody) -> None:
+    """What is left of the configured hand without its fingers, half open; in the hand's frame,
+    which is the flange's turned by -45 degrees."""
+    mass = HAND_MASS - 2 * _FINGER_MASS
+    flange_to_hand = np.array(
+        [[cos(pi / 4), -sin(pi / 4), 0.0], [sin(pi / 4), cos(pi / 4), 0.0], [0.0, 0.0, 1.0]]
+    )
+    total = flange_to_hand @ HAND_COM
+    reach = _FINGER_COM[1] + MAX_WIDTH / 4
+    fingers = [np.array([0.0, side * reach, _FINGER_Z + _FINGER_COM[2]]) for side in (1, -1)]
+    com = (HAND_MASS * total - _FINGER_MASS * (fingers[0] + fingers[1])) / mass
+    inertia = flange_to_hand @ np.diag(HAND_INERTIA) @ flange_to_hand.T
+    for part, weight in ((com, mass), *((finger, _FINGER_MASS) for finger in fingers)):
+        arm = part - total
+        inertia -= weight * (arm @ arm * np.eye(3) - np.outer(arm, arm))
+    hand.mass, hand.ipos = mass, com
+    hand.fullinertia = inertia[[0, 1, 2, 0, 0, 1], [0, 1, 2, 1, 2, 2]]
+    hand.explicitinertial = True
