@@ -1,10 +1,9 @@
-"""What can be asked of a running world: one function an operation, its arguments a dataclass."""
+"""What can be asked of an ALOHA world: one function an operation, its arguments a dataclass."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +12,7 @@ import numpy as np
 from hardware.aloha.gripper import GripperCalibration
 from hardware.dynamixel.log import LogRows
 from hardware.worlds.command_server import apply_fault
+from hardware.worlds.scripted import SEED, Nothing, Operation, Request
 from robot_stack.config import parse, within
 from robot_stack.errors import ConfigError, DeviceError
 
@@ -21,22 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["operations"]
 
-Request = Mapping[str, Any]
-Operation = Callable[[Request], Mapping[str, Any]]
-
 # A whole log would hold the buses up for many milliseconds in one answer.
 LOG_ROWS = 1000
-SEED = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class _Nothing:
-    pass
-
-
-@dataclass(frozen=True)
-class _Reset:
-    seed: int = within(0, SEED)
 
 
 @dataclass(frozen=True)
@@ -70,7 +56,7 @@ def operations(world: World) -> dict[str, Operation]:
     """Every operation by name; each raises ConfigError for arguments that it does not like."""
 
     def status(request: Request) -> Request:
-        parse(_Nothing, request, "status")
+        parse(Nothing, request, "status")
         plant = world.plant
         robots = {}
         for name, arm in world.arms.items():
@@ -98,17 +84,9 @@ def operations(world: World) -> dict[str, Operation]:
             "success": plant.success,
             "env_state": plant.env_state.round(5).tolist(),
             "robots": robots,
-            "script": script_status({}),
-            "turns": world.turns,
-            "busy_s": round(world.busy_s, 3),
-            "slowest_turn_ms": round(1e3 * world.slowest_turn_s, 2),
-            "longest_gap_ms": round(1e3 * world.longest_gap_s, 2),
-            "cpu_s": round(time.process_time(), 3),
+            "script": world.script_status(),
+            **world.pace(),
         }
-
-    def reset(request: Request) -> Request:
-        world.reset(parse(_Reset, request, "reset").seed)
-        return {"env_state": world.plant.env_state.round(5).tolist()}
 
     def hand(request: Request) -> Request:
         args = parse(_Hand, request, "hand")
@@ -136,19 +114,7 @@ def operations(world: World) -> dict[str, Operation]:
     def script(request: Request) -> Request:
         args = parse(_Script, request, "script")
         world.start_script(args.name, args.seed, args.noise, ritual=args.ritual)
-        return script_status({})
-
-    def script_status(request: Request) -> Request:
-        parse(_Nothing, request, "script_status")
-        script = world.script
-        return {
-            "name": world.script_name,
-            "phase": script.phase.value if script is not None else "idle",
-            "action": script.action if script is not None else "",
-            "done": script is None or script.done,
-            "error": world.script_error or None,
-            "success": world.plant.success,
-        }
+        return world.script_status()
 
     def fault(request: Request) -> Request:
         arguments = dict(request)
@@ -166,15 +132,8 @@ def operations(world: World) -> dict[str, Operation]:
         args = parse(_Log, request, "sample_log")
         return _rows(world.arm(args.robot).bus.sample_log(args.since), args.since)
 
-    def shutdown(request: Request) -> Request:
-        parse(_Nothing, request, "shutdown")
-        world.ended = True
-        return {}
-
-    known = (
-        status, reset, hand, release, script, script_status, fault, goal_log, sample_log, shutdown,
-    )  # fmt: skip
-    return {operation.__name__: operation for operation in known}
+    known = (status, hand, release, script, fault, goal_log, sample_log)
+    return world.operations() | {operation.__name__: operation for operation in known}
 
 
 def _opening(gripper: GripperCalibration, joint: float) -> float:

@@ -26,24 +26,21 @@ from hardware.dynamixel.process import run as serve_buses
 from hardware.dynamixel.virtual import VirtualBus
 from hardware.worlds.aloha import CLOSED, SIDES, TIMESTEP_S, AlohaTransferCube
 from hardware.worlds.aloha_servos import ARM_DRIVES, GRIPPER_DRIVE
-from hardware.worlds.command_server import WorldServer
-from hardware.worlds.control import socket_path
 from hardware.worlds.inverse_kinematics import both_arms
 from hardware.worlds.leaders import LeaderHands
 from hardware.worlds.operations import operations
 from hardware.worlds.operator import ScriptedOperator
+from hardware.worlds.scripted import ScriptedWorld
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ConfigError, DeviceError, RobotStackError
 from robot_stack.realtime import setup
-from robot_stack.records import world_path, world_record
-from robot_stack.shared_memory import RingWriter, runtime_dir
+from robot_stack.shared_memory import runtime_dir
 
 __all__ = ["World", "WorldConfig", "WorldRobot", "main", "tty_path", "world_config"]
 
 STEP_HZ = 1.0 / TIMESTEP_S
 MOST_STEPS = 25  # physics steps at one turn: after a longer hiccup time is lost, not made up
 PUBLISH_EVERY, HANDS_EVERY = 5, 2  # turns: 100 Hz and 250 Hz
-RING_SLOTS = 256
 # The servo's current loop settles a little under its limit, so gripping alone is no overload.
 CURRENT_HEADROOM = 0.95
 FACTORY_P_GAIN = 800.0
@@ -157,19 +154,15 @@ class _Arm:
         self.bus.set_measured(q[rows], dq[rows], 1000.0 * current[rows])
 
 
-class World:
+class World(ScriptedWorld):
     """Buses, physics, hands and script of one station; ``turn`` is called by the event loop."""
 
+    script: ScriptedOperator | None
+
     def __init__(self, config: WorldConfig) -> None:
+        super().__init__(config.station, "aloha_transfer_cube", config.seed, 23, 7)
         self.config = config
-        # First of all: its lock refuses a second world before that touches the first one's ports.
-        self._ring = RingWriter(
-            world_path(config.station),
-            world_record(23, 7),
-            RING_SLOTS,
-            {"scene": "aloha_transfer_cube", "seed": config.seed},
-        )
-        self.plant = AlohaTransferCube(config.seed)
+        self.plant: AlohaTransferCube = AlohaTransferCube(config.seed)
         self.plant.reset(config.seed, (*arm_model("vx300s").sleep, CLOSED))
         self.arms = {robot.name: _Arm(robot, config.usb_latency_s) for robot in config.robots}
         self._followers = [
@@ -182,20 +175,11 @@ class World:
         self.leader_names = [arm.robot.name for arm in leaders]
         self.hands = LeaderHands([(arm.bus, arm.model, arm.gripper) for arm in leaders])
         self._kinematics = both_arms()
-        self.script: ScriptedOperator | None = None
-        self.script_name = ""
-        self.script_error = ""
-        self.ended = False
-        self.turns = 0
-        self.busy_s = 0.0
-        self.slowest_turn_s = 0.0
-        self.longest_gap_s = 0.0
         self._owed_s = 0.0
         (runtime_dir(config.station) / "tty").mkdir(mode=0o700, exist_ok=True)
         for name, arm in self.arms.items():
             arm.bus.link(tty_path(config.station, name))
-        self._server = WorldServer(socket_path(config.station), operations(self))
-        self._publish()
+        self.open(operations(self))
 
     # -- the event loop -------------------------------------------------------------------------
 
@@ -216,37 +200,16 @@ class World:
             arm.measure(index, self.plant)
         self.turns += 1
         if self.turns % HANDS_EVERY == 0:
-            self._run_script()
+            self.run_script(self._update_script)
             self.hands.step(HANDS_EVERY / STEP_HZ)
         if self.turns % PUBLISH_EVERY == 0:
-            self._publish()
-        self._server.poll()
-        took = time.perf_counter() - begun
-        self.busy_s += took
-        self.slowest_turn_s = max(self.slowest_turn_s, took)
-        self.longest_gap_s = max(self.longest_gap_s, dt)
+            self.publish()
+        self.answer()
+        self.took(begun, dt)
 
-    def _run_script(self) -> None:
-        script = self.script
-        if script is None or script.done:
-            return
-        try:
-            script.update(self.turns / STEP_HZ)
-        except RobotStackError as error:
-            self.script_error = str(error)
-            script.cancel()
-
-    def _publish(self) -> None:
-        plant = self.plant
-        self._ring.publish(
-            (
-                time.monotonic_ns(),
-                plant.data.qpos,
-                plant.env_state,
-                float(plant.reward()),
-                int(plant.success),
-            )
-        )
+    def _update_script(self) -> None:
+        assert self.script is not None
+        self.script.update(self.turns / STEP_HZ)
 
     # -- what operations.py offers to the outside -------------------------------------------------
 
@@ -262,10 +225,6 @@ class World:
             known = ", ".join(self.leader_names)
             raise ConfigError(f"{robot!r} is no leader arm (leaders: {known})")
         return self.leader_names.index(robot)
-
-    @property
-    def script_runs(self) -> bool:
-        return self.script is not None and not self.script.done
 
     def start_script(self, name: str, seed: int, noise: float, *, ritual: bool) -> None:
         """Let the scripted operator take the leaders; DeviceError without two leaders."""
@@ -284,22 +243,16 @@ class World:
             ritual=ritual,
         )
 
-    def stop_script(self) -> None:
-        """The scripted operator lets go."""
-        if self.script is not None and self.script_runs:
-            self.script.cancel()
-
     def reset(self, seed: int) -> None:
         """Put the cube where ``seed`` says; the arms stay where they are."""
         self.plant.reset(seed)
-        self._publish()
+        self.publish()
 
     def close(self) -> None:
         """Pull all plugs and remove sockets and ring."""
-        self._server.close()
         for bus in self.buses:
             bus.close()
-        self._ring.close(unlink=True)
+        super().close()
 
 
 def run_world(config: WorldConfig, *, attached: bool = False) -> None:
