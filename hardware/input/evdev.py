@@ -85,7 +85,7 @@ def find_nodes(
     any key). One pedal often shows several nodes. Without a name: the first node of all that has
     every one of ``keys``. Empty when it is not plugged in."""
     if not device:
-        return [node.path for node in list_nodes(sysfs, dev) if keys <= node.keys][:1]
+        return [n.path for n in list_nodes(sysfs, dev) if keys and keys <= n.keys][:1]
     if device.startswith("/"):
         path = Path(device)
         return [path] if path.exists() else []
@@ -221,7 +221,12 @@ class InputDevice:
     @property
     def down(self) -> set[int]:
         """Which of ``keys`` are down."""
-        return {code for node in self._nodes for code in node.down if self._matters(code)}
+        return {code for code in self.pressed if self._matters(code)}
+
+    @property
+    def pressed(self) -> set[int]:
+        """Which keys are down, also those that are none of ``keys``."""
+        return {code for node in self._nodes for code in node.down}
 
     @property
     def axes(self) -> dict[int, int]:

@@ -6,6 +6,7 @@ A device derives from :class:`CartesianTeleoperator`, opens itself in ``_open``,
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -124,6 +125,13 @@ class CartesianTeleoperator:
         self._held: Array | None = None
         self._moving = False
         self._due_ns = 0
+
+    @property
+    def gripper(self) -> float:
+        """How far the gripper is asked to be open, or holds (fraction); NaN before it engaged."""
+        if self._moving:
+            return float(self._mapper.target[-1])
+        return math.nan if self._held is None else float(self._held[self.grasp.columns][-1])
 
     # -- of the device -----------------------------------------------------------------------
 
