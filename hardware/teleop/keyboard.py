@@ -48,6 +48,16 @@ OTHERS = 32
 
 
 @dataclass(frozen=True)
+class _KeyMotion(MotionConfig):
+    """A key is all or nothing: slower, and without dead zone and expo."""
+
+    linear_m_s: float = within(0.001, 2.0, "m/s", default=0.1)
+    angular_rad_s: float = within(0.0, 3.0, "rad/s", default=0.5)
+    dead_zone: float = within(0.0, 0.9, default=0.0)
+    expo: float = within(0.0, 1.0, default=0.0)
+
+
+@dataclass(frozen=True)
 class KeyboardConfig:
     """``teleop.options`` of driver ``keyboard``.
 
@@ -57,7 +67,7 @@ class KeyboardConfig:
 
     robot: str = ""
     hold_s: float = within(0.05, 1.0, "s", default=0.15)
-    motion: MotionConfig = field(default_factory=lambda: MotionConfig(linear_m_s=0.1))
+    motion: _KeyMotion = field(default_factory=_KeyMotion)
 
 
 class Keyboard(CartesianTeleoperator):
