@@ -14,25 +14,14 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hardware.franka.kinematics import HAND_TCP, HOME
 from hardware.franka.limits import Model
-from hardware.franka.virtual.scene import HOME, MAX_WIDTH, STEP_S, arm_scene
+from hardware.franka.virtual.scene import MAX_WIDTH, STEP_S, arm_scene
 
-__all__ = ["HAND_TCP", "NO_LOAD", "Body"]
+__all__ = ["NO_LOAD", "Body"]
 
 Array = NDArray[np.float64]
 
-
-def _hand_tcp() -> Array:
-    frame = np.eye(4)
-    c = np.sqrt(0.5)
-    frame[:2, :2] = [[c, c], [-c, c]]
-    frame[2, 3] = 0.1034
-    frame.setflags(write=False)
-    return frame
-
-
-HAND_TCP = _hand_tcp()
-"""F_T_EE of the Franka hand: 103.4 mm above the flange, turned by -45 degrees; (4, 4)."""
 
 NO_LOAD = (0.0, np.zeros(3), np.zeros((3, 3)))
 """Mass kg, centre (3,) in the flange frame, inertia (3, 3) about it."""

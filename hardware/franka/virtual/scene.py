@@ -23,7 +23,6 @@ __all__ = [
     "HAND_COM",
     "HAND_INERTIA",
     "HAND_MASS",
-    "HOME",
     "MAX_WIDTH",
     "STEP_S",
     "arm_scene",
@@ -32,8 +31,6 @@ __all__ = [
 
 STEP_S = 0.001  # the FCI's control period
 MAX_WIDTH = 0.08  # m between the pads of an open Franka hand
-# The pose that the FCI's examples start from, rad.
-HOME = (0.0, -pi / 4, 0.0, -3 * pi / 4, 0.0, pi / 2, pi / 4)
 
 # Reflected rotor inertia (kg m2) and what is left of the friction after the joint torque control
 # (Nm s/rad): estimates, the manufacturer publishes neither.

@@ -11,8 +11,9 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hardware.franka.kinematics import HAND_TCP
 from hardware.franka.limits import Model, limits_of
-from hardware.franka.virtual.body import HAND_TCP, Body
+from hardware.franka.virtual.body import Body
 from hardware.franka.virtual.scene import STEP_S, arm_scene
 
 __all__ = [
