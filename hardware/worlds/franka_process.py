@@ -1,0 +1,242 @@
+"""The world behind a virtual Franka station: one process with physics, the arm's far side of the
+network, and what the operator has in the hand.
+
+It stands for everything beyond the wires, so it is never under the supervisor: killing it is
+pulling the plug of the robot. One thread, one event loop: the robot's 1 kHz are its clock, and
+every few milliseconds the operator, the cameras' ring and the control socket get their turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.franka.configuration import FrankaConfig
+from hardware.franka.fci import Version
+from hardware.franka.limits import Model
+from hardware.franka.virtual.process import robot_model
+from hardware.franka.virtual.server import VirtualArm
+from hardware.teleop.twists import TwistsConfig, TwistWriter
+from hardware.worlds.franka import FrankaPickPlace
+from hardware.worlds.franka_hands import TwistHand
+from hardware.worlds.franka_operations import operations
+from hardware.worlds.franka_operator import Hand, PickPlaceOperator
+from hardware.worlds.scripted import ScriptedWorld
+from robot_stack.config import Station, load_station, parse
+from robot_stack.errors import ConfigError, RobotStackError
+from robot_stack.realtime import setup
+
+__all__ = ["FrankaWorld", "FrankaWorldConfig", "franka_world_config", "main"]
+
+Array = NDArray[np.float64]
+
+HANDS_EVERY, LOOK_EVERY, PUBLISH_EVERY, ANSWER_EVERY = 5, 10, 20, 5  # milliseconds
+HANDS_S = HANDS_EVERY / 1000.0
+# A station takes its time to start, to arm and to engage.
+MOST_WAIT_S = 60.0
+PRIORITY = 60
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FrankaWorldConfig:
+    """What a world simulates, for which station."""
+
+    station: str
+    robot: str
+    address: str
+    model: Model
+    seed: int = 0
+    usb_latency_s: float = 0.001
+    twists: TwistsConfig = field(default_factory=TwistsConfig)
+
+
+def franka_world_config(station: Station) -> FrankaWorldConfig:
+    """The world of a station file; ConfigError if it has none, or not one arm on the loopback."""
+    if station.world is None:
+        raise ConfigError(f"{station.path} has no `world` section: nothing to simulate")
+    arms = {
+        name: FrankaConfig.from_station(robot, station)
+        for name, robot in station.robots.items()
+        if robot.driver == "franka"
+    }
+    if len(arms) != 1:
+        raise ConfigError(
+            f"{station.path}: scene {station.world.scene} has one robot of driver franka, this "
+            f"station has {', '.join(arms) or 'none'}"
+        )
+    name, arm = next(iter(arms.items()))
+    if not arm.address.startswith("127."):
+        raise ConfigError(
+            f"{station.path}: robots.{name}: a virtual arm lives on the loopback (127.0.0.2, "
+            f"127.0.0.3, ...), not at {arm.address!r}"
+        )
+    teleop = station.teleop
+    twists = TwistsConfig()
+    if teleop is not None and teleop.driver == "twists":
+        twists = parse(TwistsConfig, teleop.options, "teleop.options")
+    return FrankaWorldConfig(
+        station.station,
+        name,
+        arm.address,
+        arm.model,
+        station.world.seed,
+        station.world.usb_latency_ms / 1000.0,
+        twists,
+    )
+
+
+class FrankaWorld(ScriptedWorld):
+    """Arm, table and operator of one station; ``run`` is the event loop."""
+
+    script: PickPlaceOperator | None
+
+    def __init__(self, config: FrankaWorldConfig) -> None:
+        super().__init__(config.station, "franka_pick_place", config.seed, 18, 9)
+        self.config = config
+        self.plant: FrankaPickPlace = FrankaPickPlace(config.seed, config.model)
+        version: Version = 10 if config.model == "fr3" else 5
+        self.arm = VirtualArm(
+            self.plant.body,
+            version=version,
+            address=config.address,
+            robot_model=lambda: robot_model(version),
+        )
+        self._stick = TwistWriter(config.station, config.twists.name)
+        self.open(operations(self))
+
+    # -- what the operator sees --------------------------------------------------------------------
+
+    @property
+    def fingertips(self) -> Array:
+        """The pose (7,) between the fingertips."""
+        return self.plant.fingertips
+
+    @property
+    def env_state(self) -> Array:
+        """(9,): the cube's pose, the square's place."""
+        return self.plant.env_state
+
+    @property
+    def width(self) -> float:
+        """Between the fingers, m."""
+        return self.plant.body.finger_width
+
+    # -- the event loop ----------------------------------------------------------------------------
+
+    def run(self, watch_fd: int | None = None) -> None:
+        """Until ``ended``, or ``watch_fd`` becomes readable (its writer has gone)."""
+        watched = [] if watch_fd is None else [watch_fd]
+        last_ns = time.monotonic_ns()
+        while not self.ended:
+            wait_s = max(0.0, (self.arm.due_ns() - time.monotonic_ns()) / _NS)
+            for fd in select.select([*self.arm.filenos(), *watched], (), (), wait_s)[0]:
+                if fd == watch_fd:
+                    return
+                self.arm.on_readable(fd)
+            now_ns = time.monotonic_ns()
+            if self.arm.ready(now_ns):
+                self._turn((now_ns - last_ns) / _NS)
+                last_ns = now_ns
+
+    def _turn(self, dt: float) -> None:
+        """One millisecond of the world, ``dt`` s after the one before."""
+        begun = time.perf_counter()
+        self.arm.turn()
+        self.turns += 1
+        if self.turns % HANDS_EVERY == 0:
+            self.run_script(self._update_script)
+        if self.turns % LOOK_EVERY == 0:
+            self.plant.look()
+        if self.turns % PUBLISH_EVERY == 0:
+            self.publish()
+        if self.turns % ANSWER_EVERY == 0:
+            self.answer()
+        self.took(begun, dt)
+
+    def _update_script(self) -> None:
+        assert self.script is not None
+        self.script.update(HANDS_S)
+
+    # -- what operations offer to the outside ---------------------------------------------------
+
+    def reset(self, seed: int) -> None:
+        """Put cube and square where ``seed`` says; the arm stays where it is."""
+        self.plant.reset(seed)
+        self.publish()
+
+    def start_script(self, name: str, hand: str, seed: int, noise: float) -> None:
+        """Let the scripted operator take a device in its hand, and do its work."""
+        self.stop_script()
+        self.script_name, self.script_error = name, ""
+        motion = self.config.twists.motion
+        device: Hand = TwistHand(self._stick.push, motion.linear_m_s, motion.angular_rad_s)
+        self.script = PickPlaceOperator(
+            device, self, seed=seed, noise=noise, max_wait_s=MOST_WAIT_S
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What the table looks like, beside the arm's own."""
+        plant = self.plant
+        return {
+            "station": self.station,
+            "t_ns": time.monotonic_ns(),
+            "seed": plant.seed,
+            "reward": plant.reward(),
+            "success": plant.success,
+            "env_state": plant.env_state.round(5).tolist(),
+            "fingertips": plant.fingertips.round(5).tolist(),
+            "script": self.script_status(),
+            **self.pace(),
+        }
+
+    def close(self) -> None:
+        """Pull all plugs and remove sockets and ring."""
+        self.arm.close()
+        self._stick.close()
+        super().close()
+
+
+def run_world(config: FrankaWorldConfig, *, attached: bool = False) -> None:
+    """Run a world until SIGTERM, SIGINT or the operation ``shutdown``; when ``attached`` also
+    until standard input closes, so that it ends with the program that started it."""
+    world = FrankaWorld(config)
+
+    def end(*_: object) -> None:
+        world.ended = True
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    # Hardware does not wait for the host's other programs: above the arm processes' priority.
+    setup(PRIORITY)
+    print(f"world of {config.station}: {config.model} at {config.address}", flush=True)
+    try:
+        world.run(sys.stdin.fileno() if attached else None)
+    finally:
+        world.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """``python -m hardware.worlds.franka_process STATION.yaml [--attached]``."""
+    parser = argparse.ArgumentParser(description="run the world behind a virtual Franka station")
+    parser.add_argument("station", help="station file (YAML) with a `world` section")
+    parser.add_argument("--attached", action="store_true", help="end when standard input closes")
+    args = parser.parse_args(arguments)
+    try:
+        run_world(franka_world_config(load_station(args.station)), attached=args.attached)
+    except RobotStackError as error:
+        raise SystemExit(f"error: {error}") from None
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
