@@ -230,6 +230,8 @@ class AsynchronousPosition:
         self._target: Array = setpoint.q.copy()
 
     def use(self, command: MotionCommand) -> Errors:
+        if command.motion_finished:  # libfranka sends no target with it
+            return ()
         target = np.array(command.q)
         errors = self._enforcement.target(target)
         if errors:

@@ -58,15 +58,19 @@ _COMMUNICATION = "communication_constraints_violation"
 
 @dataclass(slots=True)
 class _Running:
-    """The motion under way."""
+    """The motion under way; `generator` is None until the first command has come."""
 
     controller: Controller
     code: Generator
-    generator: MotionGenerator
-    asynchronous: bool
+    speed: Array | None  # of asynchronous positions
     path_deviation: float
+    generator: MotionGenerator | None = None
     stopping: bool = False
     losses: int = 0
+
+    @property
+    def asynchronous(self) -> bool:
+        return self.speed is not None
 
 
 class Motion:
@@ -148,32 +152,31 @@ class Motion:
             jacobian = self._kinematics.jacobian(self.setpoint.q, self.settings.F_T_EE)
             if np.linalg.svd(jacobian, compute_uv=False)[-1] < _SINGULAR:
                 return Status.SINGULAR
-        self._begin(Controller(controller), code, speed if asynchronous else None, deviations[0])
-        return Status.MOTION_STARTED
-
-    def _begin(
-        self, controller: Controller, code: Generator, speed: Array | None, deviation: float
-    ) -> None:
-        point, guard = self.setpoint, self.enforcement
-        guard.begin(point.q, np.zeros(7), self._kinematics.pose(point.q, self.settings.F_T_EE))
-        generator: MotionGenerator
-        if speed is not None:
-            generator = AsynchronousPosition(point, guard, speed, self._acceleration)
-        elif code == Generator.JOINT_POSITION:
-            generator = JointPosition(point, guard)
-        elif code == Generator.JOINT_VELOCITY:
-            generator = JointVelocity(point, guard)
-        elif code == Generator.POSE:
-            generator = Pose(point, guard, self._kinematics, self.settings)
-        elif code == Generator.TWIST:
-            generator = Twist(point, guard, self._kinematics, self.settings)
-        else:
-            generator = TorqueOnly()
-        self._running = _Running(controller, code, generator, speed is not None, float(deviation))
+        self._running = _Running(
+            Controller(controller), code, speed if asynchronous else None, float(deviations[0])
+        )
         self._reason = ()
         self._received[:] = bytes(WINDOW)
         self._counted = self._successes = 0
         self.mode = RobotMode.MOVE
+        return Status.MOTION_STARTED
+
+    def _generator(self, running: _Running) -> MotionGenerator:
+        """From the first command on: the robot may still have been braking at the Move request."""
+        point, guard = self.setpoint, self.enforcement
+        pose = self._kinematics.pose(point.q, self.settings.F_T_EE)
+        guard.begin(point.q, point.dq, pose, self._torque)
+        if running.speed is not None:
+            return AsynchronousPosition(point, guard, running.speed, self._acceleration)
+        if running.code == Generator.JOINT_POSITION:
+            return JointPosition(point, guard)
+        if running.code == Generator.JOINT_VELOCITY:
+            return JointVelocity(point, guard)
+        if running.code == Generator.POSE:
+            return Pose(point, guard, self._kinematics, self.settings)
+        if running.code == Generator.TWIST:
+            return Twist(point, guard, self._kinematics, self.settings)
+        return TorqueOnly()
 
     def stop(self) -> None:
         """StopMove: bring the motion to rest; its outcome is PREEMPTED."""
@@ -246,11 +249,13 @@ class Motion:
         return self._torque
 
     def _commanded(self, running: _Running, command: MotionCommand | None) -> Array:
-        generator = running.generator
+        errors: tuple[str, ...] = ()
         if command is not None:
             self._count(True)
             running.losses = 0
-            errors = generator.use(command)
+            if running.generator is None:
+                running.generator = self._generator(running)
+            errors = running.generator.use(command)
         else:
             if not running.asynchronous:
                 self._count(False)
@@ -258,8 +263,10 @@ class Motion:
                 running.losses += 1
                 if running.losses >= LOSSES_MAX:
                     self.reflex((_COMMUNICATION,))
-                    return self._by_itself(None)
-            errors = generator.lost()
+            if running.generator is None or self._running is None:
+                return self._by_itself(None)
+            errors = running.generator.lost()
+        generator = running.generator
         external = running.controller == Controller.EXTERNAL
         torque = self._torque
         if external and not errors and command is not None:

@@ -45,7 +45,7 @@ def control_name(address: str) -> str:
 def robot_model(version: Version) -> bytes:
     """What an arm alone answers when a client asks for its model."""
     if version == 10:
-        from hardware.franka.urdf import fr3_urdf
+        from hardware.franka.virtual.urdf import fr3_urdf
 
         return fr3_urdf().encode()
     from hardware.franka.virtual.model_library import library
