@@ -27,6 +27,11 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "teleop": {
         "leader_arms": "hardware.teleop.leader:LeaderArms",
+        "gello": "hardware.teleop.gello:Gello",
+        "spacemouse": "hardware.teleop.spacemouse:SpaceMouse",
+        "gamepad": "hardware.teleop.gamepad:Gamepad",
+        "keyboard": "hardware.teleop.keyboard:Keyboard",
+        "twists": "hardware.teleop.twists:Twists",
     },
     "guard": {
         "aloha_cell": "hardware.worlds.collision:MujocoCollisionGuard",

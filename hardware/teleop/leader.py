@@ -17,7 +17,7 @@ from robot_stack.config import Station, TeleopConfig, parse
 from robot_stack.errors import ConfigError
 from robot_stack.records import ring_path
 from robot_stack.shared_memory import Ring
-from robot_stack.types import Lifecycle
+from robot_stack.types import CommandMode, Lifecycle
 
 __all__ = ["LeaderArms", "LeaderArmsConfig"]
 
@@ -31,7 +31,10 @@ class LeaderArmsConfig:
 
 
 class LeaderArms:
-    """Reads the leaders' arm processes through shared memory; it never moves them itself."""
+    """Reads the leaders' arm processes through shared memory; it never moves them itself. They are
+    engaged by their session, which drives them to the followers."""
+
+    mode = CommandMode.JOINT_POSITION
 
     def __init__(self, config: LeaderArmsConfig, station: str, followers: tuple[str, ...]) -> None:
         self.config = config
@@ -47,6 +50,7 @@ class LeaderArms:
             self.leaders.append(leaders[0])
         self._rings: list[Ring] = []
         self._seen: list[int] = []
+        self._waiting: str | None = None
 
     @classmethod
     def from_config(cls, config: TeleopConfig, station: Station) -> LeaderArms:
@@ -70,6 +74,12 @@ class LeaderArms:
             ring.close()
         self._rings = []
 
+    def engage(self, held: NDArray[np.float64], t_ns: int) -> None:
+        """Nothing to do: a leader that stands elsewhere is not followed (Difference.REENGAGE)."""
+
+    def waiting(self) -> str | None:
+        return self._waiting
+
     def read(self) -> tuple[int, NDArray[np.float64]] | None:
         """The newest (t_ns of the newest leader sample, target (D,)), None when nothing is new.
 
@@ -86,7 +96,8 @@ class LeaderArms:
         self._seen = counts
         newest, target = -1, []
         now_ns = time.monotonic_ns()
-        for ring in self._rings:
+        for name, ring in zip(self.leaders, self._rings, strict=True):
+            self._waiting = f"{name} is in fault, silent or half read"
             latest = ring.latest()
             if latest is None:  # its process has just been started again
                 return None
@@ -94,10 +105,12 @@ class LeaderArms:
             t_ns = int(tick["t_ns"])
             if now_ns - t_ns > self.config.max_age_s * 1e9 or tick["lifecycle"] == Lifecycle.FAULT:
                 return None
+            if not np.isfinite(tick["q"]).all():
+                return None
             newest = max(newest, t_ns)
             target.append(tick["q"])
-        joined = np.concatenate(target)
-        return (newest, joined) if np.isfinite(joined).all() else None
+        self._waiting = None
+        return newest, np.concatenate(target)
 
     def __enter__(self) -> Self:
         self.connect()

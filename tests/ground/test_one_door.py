@@ -43,6 +43,7 @@ OPENERS = {
     "hardware/aloha/identify.py": "pings and reads",
     "hardware/aloha/measuring.py": "reads",
     "hardware/aloha/faults.py": "of the driver: reads",
+    "hardware/teleop/gello.py": "reads a leader that has no torque",
 }
 # The servos themselves, on the far side of the wire.
 VIRTUAL = {
