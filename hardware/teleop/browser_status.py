@@ -58,7 +58,7 @@ class RobotsView:
         self._drop_flag()
 
     def describe(self) -> dict[str, Any]:
-        """JSON: ``robots``; ``stop``, ``trouble`` and ``waiting``: why nothing moves, the first of
+        """JSON: ``station``; ``robots``; ``stop``, ``trouble`` and ``waiting``: why nothing moves, the first of
         them that is not None; ``following``; ``gripper``, the opening that is asked for."""
         robots = [self._robot(name) for name in self._robots]
         word = self._teleop()
@@ -66,6 +66,7 @@ class RobotsView:
         if word is None:
             trouble = trouble or "robot-stack teleop does not run, or is busy"
         return {
+            "station": self._station,
             "robots": robots,
             "stop": self._stop(),
             "trouble": trouble,

@@ -21,6 +21,7 @@ function hold(source, down) {
   if (before === held.size > 0) return;
   if (before) goal = null; // the gripper's slider follows the robot again
   $("deadman").setAttribute("aria-pressed", String(!before));
+  $("deadman").querySelector("b").textContent = before ? "Hold to move" : "Let go to stop";
   document.body.classList.toggle("held", !before);
   changed();
 }

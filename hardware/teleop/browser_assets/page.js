@@ -109,8 +109,9 @@ function show() {
   const [text, tone] = reason();
   if ($("reason").textContent !== text) $("reason").textContent = text;
   $("state").dataset.tone = tone;
+  $("station").textContent = status?.station ?? "Teleoperation";
   $("control").textContent = { you: "You have control", other: "Another page has control", none: "Nobody has control" }[status?.control] ?? "Not connected";
-  $("take").textContent = mine() ? "Let go" : "Take control";
+  $("take").textContent = mine() ? "Give it up" : "Take control";
   $("take").classList.toggle("main", !mine());
   $("take").disabled = !status || (status.control === "other" && Boolean(status.refusal));
   document.body.classList.toggle("mine", mine());
@@ -120,7 +121,7 @@ function show() {
   while ($("robots").children.length > robots.length) $("robots").lastChild.remove();
   robots.forEach((robot, i) => {
     const item = $("robots").children[i] ?? $("robots").appendChild(document.createElement("li"));
-    const text = `${robot.name} ${robot.lifecycle}`;
+    const text = `${robot.name}: ${robot.lifecycle}`;
     if (item.textContent !== text) item.textContent = text;
     item.dataset.tone = TONES[robot.lifecycle] ?? "bad";
   });
@@ -143,7 +144,8 @@ function showTimes(robots) {
   $("old").hidden = !old;
   $("large").classList.toggle("old", old);
   if (old) $("old").textContent = `${(age / 1000).toFixed(1)} s old`;
-  const ages = robots.map((robot) => robot.command_age_ms).filter((ms) => ms !== null);
+  const moved = status?.following ? robots : []; // else the newest command is an old one
+  const ages = moved.map((robot) => robot.command_age_ms).filter((ms) => ms !== null);
   time("command", ages.length ? Math.max(...ages) : null, 100, 200);
 }
 

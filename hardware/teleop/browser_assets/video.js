@@ -8,7 +8,7 @@ let socket = null;
 let names = [];
 let main = null;
 const cards = new Map(); // camera -> {button, canvas}
-const shown = { t: null, drawn: 0 };
+const shown = { t: null };
 
 /** The large picture: when it was captured, in the server's ms (null before the first). */
 export const largePicture = () => shown.t;
@@ -53,6 +53,7 @@ async function draw(buffer) {
     if (large && camera === main) {
       paint($("main"), image);
       shown.t = t;
+      $("large").style.setProperty("--ratio", image.width / image.height);
       $("large").classList.add("has");
     }
     const card = cards.get(camera);
