@@ -11,79 +11,38 @@ from hardware.aloha.gripper import GripperCalibration
 from hardware.aloha.rig import GRIPPER, ArmModel
 from hardware.dynamixel.control_table import CENTER_TICKS, RAD_PER_TICK
 from hardware.dynamixel.virtual import VirtualBus
+from hardware.worlds.servo_hand import ServoHand
 
 __all__ = ["LeaderHands"]
 
 Array = NDArray[np.float64]
 
-# A hand follows where it is wanted with the lag and the top speed of an unhurried person.
-HAND_LAG_S = 0.03
-HAND_SPEED_RAD_S = 3.0
 
-
-class _Hand:
-    """One leader arm and the hand that holds some of its seven joints."""
+class _Leader(ServoHand):
+    """One leader arm: seven joints, two of them moved by two servos each."""
 
     def __init__(self, bus: VirtualBus, model: ArmModel, gripper: GripperCalibration) -> None:
-        self.bus = bus
+        lower = np.array([(s.min_ticks - CENTER_TICKS) * RAD_PER_TICK for s in model.masters])
+        upper = np.array([(s.max_ticks - CENTER_TICKS) * RAD_PER_TICK for s in model.masters])
+        lower[GRIPPER], upper[GRIPPER] = gripper.joint_closed, gripper.joint_open
+        super().__init__(
+            bus,
+            np.array([servo.joint for servo in model.servos]),
+            np.array([bus.ids.index(servo.id) for servo in model.masters]),
+            lower,
+            upper,
+        )
         self.gripper = gripper
-        self.joint_of_row = np.array([servo.joint for servo in model.servos])
-        self.master_rows = np.array([bus.ids.index(servo.id) for servo in model.masters])
-        self.lower = np.array([(s.min_ticks - CENTER_TICKS) * RAD_PER_TICK for s in model.masters])
-        self.upper = np.array([(s.max_ticks - CENTER_TICKS) * RAD_PER_TICK for s in model.masters])
-        self.lower[GRIPPER], self.upper[GRIPPER] = gripper.joint_closed, gripper.joint_open
-        self.target = np.full(7, np.nan)  # rad, NaN where the hand does not hold
-        self.at = np.full(7, np.nan)
-        self.active = np.zeros(7, dtype=np.bool_)
-
-    def positions(self) -> Array:
-        return np.asarray(self.bus.positions_rad()[self.master_rows])
-
-    def want(self, target: Array, *, at_once: bool) -> None:
-        held = ~np.isnan(target)
-        target = np.clip(target, self.lower, self.upper)
-        fresh = held & np.isnan(self.at)
-        self.at[fresh] = self.positions()[fresh]
-        self.target[held] = target[held]
-        if at_once:
-            self.at[held] = target[held]
-
-    def release(self) -> None:
-        self.target[:] = np.nan
-        self.at[:] = np.nan
-        self._push()
-
-    def step(self, dt: float) -> None:
-        held = ~np.isnan(self.target)
-        active = self.bus.bank.active[self.master_rows]
-        taken = held & active & ~self.active
-        self.active = active
-        if taken.any():
-            self.target[taken] = self.at[taken] = np.nan
-            self._push()
-        if not held.any():
-            return
-        way = (self.target - self.at) * min(1.0, dt / HAND_LAG_S)
-        self.at += np.clip(way, -HAND_SPEED_RAD_S * dt, HAND_SPEED_RAD_S * dt)
-        self._push()
-
-    def _push(self) -> None:
-        # All rows at once: VirtualBus.hand would look the bank over nine times a step.
-        bank = self.bus.bank
-        bank.hand[:] = self.at[self.joint_of_row] / RAD_PER_TICK + CENTER_TICKS
-        bank.refresh()
 
 
 class LeaderHands:
     """A person's two hands; arm 0 is left. Implements ``operator.Hands``.
 
-    A joint without torque goes where the hand is; a joint under torque is pushed against. A joint
-    that comes under torque is taken out of the hand: the station drives it now. Hands stop at the
-    joints' own ends.
+    Hands stop at the joints' own ends (see ``ServoHand``).
     """
 
     def __init__(self, arms: Sequence[tuple[VirtualBus, ArmModel, GripperCalibration]]) -> None:
-        self._hands = [_Hand(*arm) for arm in arms]
+        self._hands = [_Leader(*arm) for arm in arms]
 
     def __len__(self) -> int:
         return len(self._hands)
@@ -98,8 +57,7 @@ class LeaderHands:
 
     def torque(self, arm: int) -> tuple[bool, bool]:
         """Whether (any arm joint, the gripper) is under torque."""
-        hand = self._hands[arm]
-        active = hand.bus.bank.active[hand.master_rows]
+        active = self._hands[arm].active()
         return bool(active[:GRIPPER].any()), bool(active[GRIPPER])
 
     def move(
@@ -120,7 +78,7 @@ class LeaderHands:
 
     def held(self, arm: int) -> bool:
         """Whether the hand holds any joint."""
-        return not bool(np.isnan(self._hands[arm].target).all())
+        return self._hands[arm].held()
 
     def release(self, arm: int) -> None:
         """Let go: the joints stay where they are, or go where their servos drive them."""
