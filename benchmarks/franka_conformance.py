@@ -58,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @contextmanager
 def _arm(client: Client) -> Iterator[None]:
     """A virtual arm as a program of its own, up."""
-    command = ["virtual", "franka", "--server-version", str(client.version)]
+    options = ["--server-version", str(client.version), "--address", client.address]
     arm = subprocess.Popen(
-        [sys.executable, "-m", "robot_stack.cli", *command, "--address", client.address],
+        [sys.executable, "-m", "hardware.franka.virtual.process", *options],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -69,7 +69,7 @@ def _arm(client: Client) -> Iterator[None]:
     killer.start()
     try:
         for line in arm.stdout:
-            if "ready" in line:
+            if "server_version" in line:  # it is ready
                 break
         else:
             raise RuntimeError(f"the virtual arm at {client.address} did not come up")

@@ -83,25 +83,26 @@ class FrankyClient:
         return f"{self.gripper.width:.4f} m wide, grasped {self.gripper.is_grasped}"
 
     def reflex(self) -> str:
-        # Twice the 1,000 Nm/s that the robot allows.
-        motion = franky.SimpleTorqueMotion(max_delta_tau=2.0)
+        motion = franky.SimpleTorqueMotion()
         try:
             self.robot.move(motion, asynchronous=True)
-            torque = np.zeros(7)
-            for _ in range(400):
-                torque[4] = 6.0 - torque[4]
-                motion.set_torque(torque)
-                time.sleep(0.01)
-                if self.robot.has_errors or not self.robot.is_in_control:
+            for _ in range(400):  # a push that makes the wrist too fast
+                motion.set_torque(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 6.0]))
+                time.sleep(0.005)
+                if self.robot.poll_motion():
                     break
             self.robot.join_motion(2.0)
         except franky.ControlException as error:
-            assert "controller_torque_discontinuity" in str(error), str(error)
+            assert "joint_velocity_violation" in str(error), str(error)
             return str(error)
         raise AssertionError("no reflex")
 
     def recover(self) -> str:
-        assert self.robot.recover_from_errors(), "recovery said no"
+        self.robot.recover_from_errors()
+        deadline = time.monotonic() + 5.0
+        while self.robot.has_errors and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not self.robot.has_errors, "errors stay"
         here = np.array(self.robot.state.q)
         here[0] += JOINT_STEP_RAD
         self.robot.move(franky.JointMotion(here))

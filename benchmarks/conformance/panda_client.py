@@ -91,7 +91,7 @@ class PandaClient:
         try:
             self.robot.control_joint_position(jump, limit_rate=False)
         except RuntimeError as error:
-            assert "joint_motion_generator" in str(error), str(error)
+            assert "joint_motion_generator_velocity_discontinuity" in str(error), str(error)
             return str(error)
         raise AssertionError("no reflex")
 

@@ -112,14 +112,14 @@ class PylibfrankaClient:
     def reflex(self) -> str:
         control = self.robot.start_joint_position_control(CONTROLLER)
         state, _ = control.readOnce()
-        jump = list(state.q_d)
-        jump[0] += 0.1
+        q = list(state.q_d)
         try:
-            for _ in range(100):
-                control.writeOnce(pylibfranka.JointPositions(jump))
+            for cycle in range(100):
+                q[0] += 0.1 * (cycle == 20)
+                control.writeOnce(pylibfranka.JointPositions(q))
                 control.readOnce()
         except pylibfranka.ControlException as error:
-            assert "joint_motion_generator" in str(error), str(error)
+            assert "joint_motion_generator_velocity_discontinuity" in str(error), str(error)
             return str(error)
         raise AssertionError("no reflex")
 
