@@ -188,10 +188,22 @@ class Station:
     task: str = ""
     cameras: dict[str, CameraConfig] = field(default_factory=dict)
     teleop: TeleopConfig | None = None
+    other_teleop: dict[str, TeleopConfig] = field(default_factory=dict)
     recording: RecordingConfig = field(default_factory=RecordingConfig)
     stop_devices: dict[str, StopDeviceConfig] = field(default_factory=dict)
     world: WorldSection | None = None
     path: str = ""
+
+    def with_device(self, name: str) -> Station:
+        """This station with one of its ``other_teleop`` in the place of ``teleop``; ConfigError
+        with the names that it has."""
+        if name not in self.other_teleop:
+            known = ", ".join(self.other_teleop) or "none"
+            raise ConfigError(
+                f"{self.path}: no device {name!r} under other_teleop (there: {known}); without "
+                "--device it is the one under teleop"
+            )
+        return dataclasses.replace(self, teleop=self.other_teleop[name])
 
     def group_of(self, robot: str) -> GroupConfig:
         """The group that a robot belongs to."""
@@ -401,14 +413,19 @@ def load_station(path: str | Path) -> Station:
                 "groups",
                 f"robot {robot!r} is in no group; every robot needs one",
             )
-    for key, group_name in (
-        ("teleop", station.teleop.group if station.teleop else None),
-        ("recording", station.recording.group or None),
+    others = (
+        ("other_teleop", f"other_teleop.{name}", device.group)
+        for name, device in station.other_teleop.items()
+    )
+    for key, where, group_name in (
+        ("teleop", "teleop", station.teleop.group if station.teleop else None),
+        ("recording", "recording", station.recording.group or None),
+        *others,
     ):
         if group_name is not None and group_name not in station.groups:
             known = ", ".join(station.groups)
             raise _fail(
-                file, line(key), f"{key}.group", f"no group {group_name!r} (groups: {known})"
+                file, line(key), f"{where}.group", f"no group {group_name!r} (groups: {known})"
             )
     return dataclasses.replace(
         station,

@@ -8,13 +8,14 @@ has in its hand is a `Hand`: a SpaceMouse that takes twists, or a GELLO arm whos
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.franka.virtual.scene import MAX_WIDTH
 from hardware.worlds.franka import CUBE_SIDE
 from robot_stack.errors import DeviceError
 from robot_stack.rotation import between, from_vector, multiply
@@ -40,6 +41,7 @@ SHORTEST_S = 0.8
 # A person waits while the robot is farther than this from where it should be, and at the end of a
 # movement until it is there.
 LAG, LAG_TURN = 0.06, 0.35
+FIRST_LAG = 0.3  # of these, for a robot that has not followed yet
 THERE, THERE_TURN = 0.005, 0.04
 PATIENCE_S = 15.0
 STARTED = 0.003  # m: the robot follows
@@ -254,6 +256,9 @@ class PickPlaceOperator:
             return
         seen = self._sight.fingertips
         wish = self._plan.at(self._plan_s, self._shake_s)
+        if self.phase is Phase.WAITING:
+            # As the robot's own fingers are, so that nothing moves unawares when it engages.
+            wish = replace(wish, opening=min(1.0, max(0.0, self._sight.width / MAX_WIDTH)))
         if self._may_go_on(wish, seen, dt):
             self._plan_s += dt
             self._waited_s = 0.0
@@ -277,7 +282,8 @@ class PickPlaceOperator:
         far, turned = apart(wish.pose, seen)
         if at_end:
             return far < THERE and turned < THERE_TURN
-        return far < LAG and turned < LAG_TURN
+        allowed = 1.0 if self.phase is Phase.MOVING else FIRST_LAG
+        return far < allowed * LAG and turned < allowed * LAG_TURN
 
     def _fingers_rest(self, dt: float) -> bool:
         """Whether the fingers have moved in this movement and stand still now."""

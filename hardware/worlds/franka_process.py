@@ -20,19 +20,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.dynamixel.process import build
+from hardware.dynamixel.virtual import VirtualBus
 from hardware.franka.configuration import FrankaConfig
 from hardware.franka.fci import Version
+from hardware.franka.kinematics import HOME
 from hardware.franka.limits import Model
 from hardware.franka.virtual.process import robot_model
 from hardware.franka.virtual.server import VirtualArm
+from hardware.teleop.gello_config import (
+    VIRTUAL,
+    GelloCalibration,
+    GelloConfig,
+    gello_config,
+    load_calibration,
+)
+from hardware.teleop.gello_virtual import bus_description
 from hardware.teleop.twists import TwistsConfig, TwistWriter
 from hardware.worlds.franka import FrankaPickPlace
-from hardware.worlds.franka_hands import TwistHand
+from hardware.worlds.franka_hands import JointHand, TwistHand
 from hardware.worlds.franka_operations import operations
 from hardware.worlds.franka_operator import Hand, PickPlaceOperator
 from hardware.worlds.scripted import ScriptedWorld
+from hardware.worlds.servo_hand import ServoHand
 from robot_stack.config import Station, load_station, parse
-from robot_stack.errors import ConfigError, RobotStackError
+from robot_stack.errors import ConfigError, DeviceError, RobotStackError
 from robot_stack.realtime import setup
 
 __all__ = ["FrankaWorld", "FrankaWorldConfig", "franka_world_config", "main"]
@@ -49,7 +61,8 @@ _NS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class FrankaWorldConfig:
-    """What a world simulates, for which station."""
+    """What a world simulates, for which station. ``gello`` is its configuration and calibration,
+    where the station has a virtual one."""
 
     station: str
     robot: str
@@ -58,6 +71,7 @@ class FrankaWorldConfig:
     seed: int = 0
     usb_latency_s: float = 0.001
     twists: TwistsConfig = field(default_factory=TwistsConfig)
+    gello: tuple[GelloConfig, GelloCalibration] | None = None
 
 
 def franka_world_config(station: Station) -> FrankaWorldConfig:
@@ -80,10 +94,16 @@ def franka_world_config(station: Station) -> FrankaWorldConfig:
             f"{station.path}: robots.{name}: a virtual arm lives on the loopback (127.0.0.2, "
             f"127.0.0.3, ...), not at {arm.address!r}"
         )
-    teleop = station.teleop
-    twists = TwistsConfig()
-    if teleop is not None and teleop.driver == "twists":
-        twists = parse(TwistsConfig, teleop.options, "teleop.options")
+    twists, gello = TwistsConfig(), None
+    for device in (*station.other_teleop.values(), station.teleop):
+        if device is None:
+            continue
+        if device.driver == "twists":
+            twists = parse(TwistsConfig, device.options, "teleop.options")
+        elif device.driver == "gello":
+            options = gello_config(device)
+            if options.port.startswith(VIRTUAL):
+                gello = options, load_calibration(options, station, name)
     return FrankaWorldConfig(
         station.station,
         name,
@@ -92,7 +112,39 @@ def franka_world_config(station: Station) -> FrankaWorldConfig:
         station.world.seed,
         station.world.usb_latency_ms / 1000.0,
         twists,
+        gello,
     )
+
+
+class _Gello:
+    """The GELLO on the operator's table: its servo bus, and the operator's hand on it."""
+
+    def __init__(self, config: FrankaWorldConfig) -> None:
+        assert config.gello is not None
+        options, self.calibration = config.gello
+        name = options.port.removeprefix(VIRTUAL)
+        link = options.path(config.station)
+        link.parent.mkdir(mode=0o700, exist_ok=True)
+        self.bus: VirtualBus = build(
+            bus_description(
+                name,
+                options,
+                self.calibration,
+                HOME,
+                link=link,
+                usb_latency_s=config.usb_latency_s,
+            )
+        )
+        servos = np.arange(len(options.servos))
+        turn = np.full(len(servos), 2 * np.pi)
+        self.hand = ServoHand(self.bus, servos, servos, -turn, turn)
+
+    def move(self, joints: Array, opening: float) -> None:
+        """Bring it to where the robot would stand at ``joints`` (7,) and ``opening``."""
+        angles = self.calibration.angles(joints)
+        if self.calibration.open is not None:
+            angles = np.append(angles, self.calibration.trigger(opening))
+        self.hand.want(angles)
 
 
 class FrankaWorld(ScriptedWorld):
@@ -112,6 +164,7 @@ class FrankaWorld(ScriptedWorld):
             robot_model=lambda: robot_model(version),
         )
         self._stick = TwistWriter(config.station, config.twists.name)
+        self.gello = None if config.gello is None else _Gello(config)
         self.open(operations(self))
 
     # -- what the operator sees --------------------------------------------------------------------
@@ -135,14 +188,27 @@ class FrankaWorld(ScriptedWorld):
 
     def run(self, watch_fd: int | None = None) -> None:
         """Until ``ended``, or ``watch_fd`` becomes readable (its writer has gone)."""
-        watched = [] if watch_fd is None else [watch_fd]
+        watched: list[int] = [] if watch_fd is None else [watch_fd]
+        bus = None if self.gello is None else self.gello.bus
         last_ns = time.monotonic_ns()
         while not self.ended:
-            wait_s = max(0.0, (self.arm.due_ns() - time.monotonic_ns()) / _NS)
-            for fd in select.select([*self.arm.filenos(), *watched], (), (), wait_s)[0]:
+            due_ns = self.arm.due_ns()
+            answer_ns = None if bus is None else bus.next_deadline_ns()
+            if answer_ns is not None:
+                due_ns = min(due_ns, answer_ns)
+            wait_s = max(0.0, (due_ns - time.monotonic_ns()) / _NS)
+            wires = [] if bus is None or bus.fileno() < 0 else [bus.fileno()]
+            ready = select.select([*self.arm.filenos(), *wires, *watched], (), (), wait_s)[0]
+            now_ns = time.monotonic_ns()
+            for fd in ready:
                 if fd == watch_fd:
                     return
-                self.arm.on_readable(fd)
+                if bus is not None and fd == bus.fileno():
+                    bus.on_readable(now_ns)
+                else:
+                    self.arm.on_readable(fd)
+            if bus is not None and answer_ns is not None and answer_ns <= now_ns:
+                bus.on_deadline(now_ns)
             now_ns = time.monotonic_ns()
             if self.arm.ready(now_ns):
                 self._turn((now_ns - last_ns) / _NS)
@@ -155,6 +221,9 @@ class FrankaWorld(ScriptedWorld):
         self.turns += 1
         if self.turns % HANDS_EVERY == 0:
             self.run_script(self._update_script)
+            if self.gello is not None:
+                self.gello.hand.step(HANDS_S)
+                self.gello.bus.step(HANDS_S)
         if self.turns % LOOK_EVERY == 0:
             self.plant.look()
         if self.turns % PUBLISH_EVERY == 0:
@@ -178,11 +247,20 @@ class FrankaWorld(ScriptedWorld):
         """Let the scripted operator take a device in its hand, and do its work."""
         self.stop_script()
         self.script_name, self.script_error = name, ""
-        motion = self.config.twists.motion
-        device: Hand = TwistHand(self._stick.push, motion.linear_m_s, motion.angular_rad_s)
         self.script = PickPlaceOperator(
-            device, self, seed=seed, noise=noise, max_wait_s=MOST_WAIT_S
+            self._hand(hand), self, seed=seed, noise=noise, max_wait_s=MOST_WAIT_S
         )
+
+    def _hand(self, name: str) -> Hand:
+        if name == "twists":
+            motion = self.config.twists.motion
+            return TwistHand(self._stick.push, motion.linear_m_s, motion.angular_rad_s)
+        if self.gello is None:
+            raise DeviceError(
+                f"the world of {self.station} has no GELLO: a teleop device of driver gello with "
+                "port virtual:NAME in the station file brings one"
+            )
+        return JointHand(self.gello.move, self.gello.hand.release, lambda: self.plant.body.q)
 
     def status(self) -> dict[str, Any]:
         """What the table looks like, beside the arm's own."""
@@ -203,6 +281,8 @@ class FrankaWorld(ScriptedWorld):
         """Pull all plugs and remove sockets and ring."""
         self.arm.close()
         self._stick.close()
+        if self.gello is not None:
+            self.gello.bus.close()
         super().close()
 
 

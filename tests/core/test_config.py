@@ -92,3 +92,22 @@ def test_a_missing_file_says_what_to_give():
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_station_loads(path):
     assert load_station(path).station == yaml.safe_load(path.read_text())["station"]
+
+
+def test_another_device_may_teleoperate(tmp_path):
+    text = GOOD + (
+        "teleop: {driver: spacemouse, group: arms}\n"
+        "other_teleop:\n"
+        "  pad: {driver: gamepad, group: arms, options: {robot: left}}\n"
+    )
+    station = load_station(write(tmp_path, text))
+    other = station.with_device("pad")
+    assert other.teleop is not None
+    assert (other.teleop.driver, other.teleop.options["robot"]) == ("gamepad", "left")
+    assert other.robots == station.robots
+    assert station.teleop is not None
+    assert station.teleop.driver == "spacemouse"
+    with pytest.raises(ConfigError, match=r"no device 'pedal'.*there: pad"):
+        station.with_device("pedal")
+    with pytest.raises(ConfigError, match=r"other_teleop\.pad\.group: no group 'legs'"):
+        load_station(write(tmp_path, text.replace("gamepad, group: arms", "gamepad, group: legs")))
