@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.virtual_station import VirtualStation, virtual_station, wait_until
-from collect.teleop import POLL_NS, PRIORITY, TeleopSession
+from collect.leader_session import LeaderSession
+from collect.teleop import PRIORITY
 from hardware.aloha.rig import arm_model
 from hardware.dynamixel.bus import DynamixelBus
 from robot_stack.realtime import setup, sleep_until
@@ -108,13 +109,13 @@ def _follow(station_file: str, ready: Any, ended: Any) -> None:
     from robot_stack.config import load_station
 
     station = load_station(station_file)
-    with StationClient(station.station) as client, TeleopSession(station, client) as teleop:
+    with StationClient(station.station) as client, LeaderSession(station, client) as teleop:
         client.arm("followers")
         setup(PRIORITY)
         ready.set()
         while not ended.is_set():
             teleop.step()
-            sleep_until(time.monotonic_ns() + POLL_NS)
+            sleep_until(time.monotonic_ns() + teleop.poll_ns)
 
 
 def _ours(seconds: float) -> list[float]:
