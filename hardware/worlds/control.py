@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import zmq
 
-from robot_stack.errors import ControlPlaneError
+from robot_stack.errors import ConfigError, ControlPlaneError
 from robot_stack.shared_memory import runtime_dir
 
-__all__ = ["WorldClient", "socket_path"]
+__all__ = ["WorldClient", "socket_path", "tell"]
 
 
 def socket_path(station: str) -> Path:
@@ -59,3 +60,19 @@ class WorldClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def tell(station: str, op: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """Call one operation of a station's world with arguments as typed: ``key=value``, the value
+    JSON or else a text. ConfigError for an argument of another form."""
+    body: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals:
+            raise ConfigError(f"{argument!r} is not key=value")
+        try:
+            body[key] = json.loads(text)
+        except ValueError:
+            body[key] = text
+    with WorldClient(station) as world:
+        return world.call(op, **body)

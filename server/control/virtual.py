@@ -7,8 +7,9 @@ import json
 import signal
 import subprocess
 import sys
-from typing import Any
 
+from hardware.franka.virtual import command as franka
+from hardware.worlds.control import tell
 from hardware.worlds.scenes import scene_of
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ConfigError
@@ -22,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Without an action: run the world of a virtual station in the foreground (the far side of "
         "its devices' wires, with physics behind them), until Ctrl-C. With one: tell a running "
-        "world something."
+        "world something. With the word `franka` in place of a station file: one Franka arm alone, "
+        "for any program that speaks FCI."
     )
     parser.epilog = f"""examples:
   robot-stack virtual configs/aloha_virtual.yaml                run the world
@@ -34,17 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   robot-stack virtual STATION fault robot=follower_left kind=drop rate=0.1
 
 fault kinds: {FAULTS}
-"""
-    parser.add_argument("station", help="station file (YAML)")
+
+{franka.EPILOG}"""
+    parser.add_argument("station", help="station file (YAML), or `franka`")
     parser.add_argument(
         "action", nargs="?", help="status, reset, hand, release, script, fault, shutdown"
     )
     parser.add_argument("arguments", nargs="*", metavar="key=value", help="the action's arguments")
     parser.add_argument("--page", action="store_true", help="serve the world's page (loopback)")
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
+    franka.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.station == franka.WORD:
+        return franka.run(args)
     station = load_station(args.station)
     scene = scene_of(station)
     if args.action is not None:
@@ -69,18 +75,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tell(station: Station, action: str, arguments: list[str], *, as_json: bool) -> int:
-    from hardware.worlds.control import WorldClient
-
-    body: dict[str, Any] = {}
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if not equals:
-            raise ConfigError(f"{argument!r} is not key=value")
-        try:
-            body[key] = json.loads(text)
-        except ValueError:
-            body[key] = text
-    with WorldClient(station.station) as world:
-        reply = world.call(action, **body)
+    reply = tell(station.station, action, arguments)
     print(json.dumps(reply, indent=None if as_json else 2))
     return 0

@@ -132,10 +132,8 @@ class Port:
         while True:
             try:
                 data, source = self._udp.recvfrom(_RECEIVE)
-            except BlockingIOError:
+            except OSError:  # nothing more, or the client's port is closed
                 return
-            except OSError:  # the client's port is closed: an ICMP message, no datagram
-                continue
             if source == self._peer:
                 yield data
 

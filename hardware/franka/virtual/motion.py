@@ -48,6 +48,9 @@ Array = NDArray[np.float64]
 
 STEP_S = 0.001
 LOSSES_MAX = 20
+# A client may take this long to its first command: from when on the real robot counts losses is not
+# published, and libfranka lets a few states pass before it answers one.
+START_MS = 1000
 WINDOW = 100  # commands that the success rate counts
 RECOVERY_STEPS = 50
 GUIDING_DAMPING = 1.0  # Nm s/rad
@@ -66,6 +69,7 @@ class _Running:
     path_deviation: float
     generator: MotionGenerator | None = None
     stopping: bool = False
+    waited: int = 0
     losses: int = 0
 
     @property
@@ -118,6 +122,13 @@ class Motion:
         return self._running is not None and not (
             self._running.asynchronous or self._running.stopping
         )
+
+    @property
+    def answering(self) -> bool:
+        """Whether the client owes a command now: the motion is synchronous, and it has sent its
+        first one. Before that libfranka waits for a further state itself."""
+        running = self._running
+        return running is not None and running.generator is not None and self.synchronous
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -256,6 +267,11 @@ class Motion:
             if running.generator is None:
                 running.generator = self._generator(running)
             errors = running.generator.use(command)
+        elif running.generator is None:
+            running.waited += not running.asynchronous
+            if running.waited >= START_MS:
+                self.reflex((_COMMUNICATION,))
+            return self._by_itself(None)
         else:
             if not running.asynchronous:
                 self._count(False)
@@ -263,8 +279,7 @@ class Motion:
                 running.losses += 1
                 if running.losses >= LOSSES_MAX:
                     self.reflex((_COMMUNICATION,))
-            if running.generator is None or self._running is None:
-                return self._by_itself(None)
+                    return self._by_itself(None)
             errors = running.generator.lost()
         generator = running.generator
         external = running.controller == Controller.EXTERNAL

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from hardware.franka.fci import Version
+from hardware.franka.virtual.address import ADDRESSES, ANY, control_name
 from hardware.franka.virtual.body import Body
 from hardware.franka.virtual.operations import operations
 from hardware.franka.virtual.server import VirtualArm
@@ -27,19 +28,11 @@ from hardware.worlds.control import WorldClient, socket_path
 from robot_stack.errors import DeviceError, RobotStackError
 from robot_stack.realtime import setup
 
-__all__ = ["ANY", "FrankaProcess", "control_name", "main", "run", "serve", "stand_alone"]
+__all__ = ["FrankaProcess", "control_name", "main", "robot_model", "run", "serve", "stand_alone"]
 
-ANY = "any"
-"""An address: the first free one of ADDRESSES."""
-ADDRESSES = tuple(f"127.0.0.{n}" for n in range(2, 255))
 PRIORITY = 60
 IDLE_S = 0.01
 _NS = 1_000_000_000
-
-
-def control_name(address: str) -> str:
-    """The name under which the arm at `address` takes faults (see WorldClient)."""
-    return f"franka-{address}"
 
 
 def robot_model(version: Version) -> bytes:

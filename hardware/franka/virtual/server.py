@@ -108,7 +108,7 @@ class VirtualArm:
     @property
     def _awaiting(self) -> bool:
         return (
-            self.motion.synchronous
+            self.motion.answering
             and self._delivered
             and self._answer is None
             and not self._lost_answer
