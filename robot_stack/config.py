@@ -194,17 +194,6 @@ class Station:
     world: WorldSection | None = None
     path: str = ""
 
-    def with_device(self, name: str) -> Station:
-        """This station with one of its ``other_teleop`` in the place of ``teleop``; ConfigError
-        with the names that it has."""
-        if name not in self.other_teleop:
-            known = ", ".join(self.other_teleop) or "none"
-            raise ConfigError(
-                f"{self.path}: no device {name!r} under other_teleop (there: {known}); without "
-                "--device it is the one under teleop"
-            )
-        return dataclasses.replace(self, teleop=self.other_teleop[name])
-
     def group_of(self, robot: str) -> GroupConfig:
         """The group that a robot belongs to."""
         return next(group for group in self.groups.values() if robot in group.robots)

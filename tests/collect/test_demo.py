@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from collect.demo import Ending
+from collect.demo_programs import Ending
 from robot_stack.client import StationClient
 from robot_stack.errors import RobotStackError
 from robot_stack.types import Source
