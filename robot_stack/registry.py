@@ -17,6 +17,7 @@ __all__ = ["EXTRAS", "REGISTRY", "load", "missing_dependency", "names"]
 REGISTRY: dict[str, dict[str, str]] = {
     "robot": {
         "aloha": "hardware.aloha.arm:AlohaArm",
+        "franka": "hardware.franka.arm:FrankaArm",
     },
     "camera": {
         "realsense": "hardware.cameras.realsense:RealSenseCamera",

@@ -20,6 +20,8 @@ class JointSpec:
     ``unit`` is ``rad``, ``m`` or ``fraction`` (a gripper: 0 closed, 1 open); the limits are in
     that unit, per second and per second squared. ``max_step`` is the largest distance between a
     new target and what was last sent that is followed; a farther target asks for re-engagement.
+    A value that has not been read for ``silence_s`` is a fault; infinite where the driver itself
+    judges how late it may be (a gripper behind a slow link of its own).
     """
 
     name: str
@@ -29,11 +31,12 @@ class JointSpec:
     velocity: float
     acceleration: float
     max_step: float
+    silence_s: float = 0.2
 
     def __post_init__(self) -> None:
         if not self.lower < self.upper:
             raise ValueError(f"joint {self.name}: lower {self.lower} must be below {self.upper}")
-        for field in ("velocity", "acceleration", "max_step"):
+        for field in ("velocity", "acceleration", "max_step", "silence_s"):
             if not getattr(self, field) > 0:
                 raise ValueError(f"joint {self.name}: {field} must be positive")
 

@@ -36,7 +36,6 @@ __all__ = ["ArmProcess", "main"]
 
 HISTORY_S = 32.0  # the flight recorder reads the last 30 s from the ring
 SILENCE_S = 0.1  # a bus that does not answer for this long is a fault
-JOINT_SILENCE_S = 0.2  # so is a joint; its driver, which knows more, has twice its own time to say
 RECONNECT_S = 0.5
 STOP_FILE_TICKS = 128
 ANSWER_SHARE = 0.4  # of a period is waited for an answer that is not there yet
@@ -64,6 +63,7 @@ class ArmProcess:
         self.period_s = 1.0 / self.rate_hz
         self._lead_ns = int(LEAD * 1e9 / self.robot.rate_hz)
         dof = self.spec.dof
+        self._silence_s = self.spec.limits("silence_s")
         self.filter = SafetyFilter(self.spec, self.period_s, workspace=self._workspace())
         self.buffer = ChunkBuffer(dof, stale_s=self.group.stale_s)
         self.inbox = Inbox(station.station, self.group.name, slice(start, start + dof), self.buffer)
@@ -218,9 +218,13 @@ class ArmProcess:
         if self.connected:
             self.torque = self.robot.torque()
             trouble = self.robot.faults()
-            if trouble is None and self.state.age_s.max() > JOINT_SILENCE_S:
-                joint = self.spec.joints[int(self.state.age_s.argmax())].name
-                trouble = f"{joint} has not answered for {self.state.age_s.max():.2f} s"
+            silent = self.state.age_s > self._silence_s
+            if trouble is None and silent.any():
+                joint = int(silent.argmax())
+                trouble = (
+                    f"{self.spec.joints[joint].name} has not answered for "
+                    f"{self.state.age_s[joint]:.2f} s"
+                )
             if trouble is not None:
                 self._fail(trouble)
         if self.tick % STOP_FILE_TICKS == 0 and not self.stop.present():
