@@ -29,6 +29,9 @@ Names = tuple[str, ...]
 # Tolerances, see above: rad/s (libfranka's own), rad/s^2, rad/s^3; m and rad of Cartesian space.
 _VELOCITY, _ACCELERATION, _JERK = 1e-3, 0.25, 300.0
 _SPACE = Space(1e-3, 0.15, 200.0)
+# libfranka's limiter follows a bound that shrinks at a rad/s^2 with a lag of a times the FR3's
+# acceleration limit over its jerk limit; more than 10 rad/s^2 it does not brake.
+_LAG = 10.0 * 10.0 / 5000.0 + _VELOCITY  # rad/s
 _TORQUE_RATE = 0.1  # Nm/s
 _POSITION = 1e-6  # rad
 
@@ -112,14 +115,13 @@ class Enforcement:
             if not all(abs(a - b) <= _START for a, b in zip(q, chain.position, strict=True)):
                 return ("joint_position_motion_generator_start_pose_invalid",)
         velocity = [(a - b) / STEP_S for a, b in zip(q, chain.position, strict=True)]
-        chain.position = q
-        return self._joint_step(chain, velocity, "joint_motion_generator_", "")
+        return self._joint_step(q, velocity, chain, "joint_motion_generator_", "")
 
     def joint_velocities(self, dq_c: Sequence[float] | Array) -> Names:
         """Commanded velocities (7,), rad/s; the robot integrates them."""
         chain, velocity = self._joints, _floats(dq_c)
-        chain.position = [p + v * STEP_S for p, v in zip(chain.position, velocity, strict=True)]
-        return self._joint_step(chain, velocity, "joint_motion_generator_", "")
+        q = [p + v * STEP_S for p, v in zip(chain.position, velocity, strict=True)]
+        return self._joint_step(q, velocity, chain, "joint_motion_generator_", "")
 
     def target(self, q: Sequence[float] | Array) -> Names:
         """A target (7,) rad to which the robot itself finds the way."""
@@ -134,20 +136,23 @@ class Enforcement:
         no condition here."""
         chain, q = self._ik, _floats(q_c)
         velocity = [(a - b) / STEP_S for a, b in zip(q, chain.position, strict=True)]
-        chain.position = q
-        return self._joint_step(chain, velocity, "cartesian_motion_generator_", "joint_")
+        return self._joint_step(q, velocity, chain, "cartesian_motion_generator_", "joint_")
 
-    def _joint_step(self, chain: _Chain, velocity: list[float], prefix: str, part: str) -> Names:
+    def _joint_step(
+        self, q: list[float], velocity: list[float], chain: _Chain, prefix: str, part: str
+    ) -> Names:
         limits = self.limits
+        last, chain.position = chain.position, q
         acceleration, jerk = chain.advance(velocity)
         at_limit = too_fast = uneven = jerky = False
-        for i, (q, v) in enumerate(zip(chain.position, velocity, strict=True)):
-            if not limits.q_lower[i] - _POSITION <= q <= limits.q_upper[i] + _POSITION:
+        for i, (position, v) in enumerate(zip(q, velocity, strict=True)):
+            if not limits.q_lower[i] - _POSITION <= position <= limits.q_upper[i] + _POSITION:
                 at_limit = True
-                low, high = -limits.velocity[i], limits.velocity[i]
-            else:
-                low, high = limits.velocity_bounds(i, q)
-            if not low - _VELOCITY <= v <= high + _VELOCITY:
+            # A client knows the bound of where it was.
+            low, high = limits.velocity_bounds(i, last[i])
+            low -= _VELOCITY if low == -limits.velocity[i] else _LAG
+            high += _VELOCITY if high == limits.velocity[i] else _LAG
+            if not low <= v <= high:
                 too_fast = True
             if not abs(acceleration[i]) <= limits.acceleration[i] + _ACCELERATION:
                 uneven = True
