@@ -36,6 +36,10 @@ class Clock:
         patience = PATIENCE_NS if self.lock_step else PERIOD_NS
         return max(self._deadline_ns, self._sent_ns + patience)
 
+    def restart(self, now_ns: int) -> None:
+        """The robot's time stood still; from now on it runs."""
+        self._deadline_ns = self._sent_ns = now_ns
+
     def sent(self, now_ns: int) -> None:
         """The state of this millisecond left at `now_ns`; the next one is due a period later."""
         self._sent_ns = now_ns

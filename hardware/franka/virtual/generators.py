@@ -139,6 +139,7 @@ class _Cartesian:
         self.twist: Array = np.zeros(6)
         self._change: Array = np.zeros(6)
         self._elbow: float | None = None
+        self._sign: float | None = None
 
     @property
     def acceleration(self) -> Array:
@@ -146,7 +147,13 @@ class _Cartesian:
         return self._change / STEP_S
 
     def _take_elbow(self, command: MotionCommand) -> None:
-        self._elbow = command.elbow[0] if command.valid_elbow else None
+        self._elbow, self._sign = command.elbow if command.valid_elbow else (None, None)
+
+    def _move_to(self, q: Array) -> Errors:
+        errors = self._enforcement.cartesian_joints(q)
+        if not errors:
+            self._setpoint.move_to(q)
+        return errors
 
 
 class Pose(_Cartesian):
@@ -163,7 +170,7 @@ class Pose(_Cartesian):
         return self._advance(self.pose)
 
     def _advance(self, pose: Array) -> Errors:
-        errors = self._enforcement.pose(pose, self._elbow)
+        errors = self._enforcement.pose(pose, self._elbow, self._sign)
         if errors:
             return errors
         twist = np.empty(6)
@@ -171,8 +178,7 @@ class Pose(_Cartesian):
         twist[3:] = orientation_error(pose, self.pose) / STEP_S
         self._change, self.twist, self.pose = twist - self.twist, twist, pose
         frame = self._settings.F_T_EE
-        self._setpoint.move_to(self._kinematics.follow(self._setpoint.q, pose, self._elbow, frame))
-        return ()
+        return self._move_to(self._kinematics.follow(self._setpoint.q, pose, self._elbow, frame))
 
 
 class Twist(_Cartesian):
@@ -189,15 +195,14 @@ class Twist(_Cartesian):
         return self._advance(np.zeros(6))
 
     def _advance(self, twist: Array) -> Errors:
-        errors = self._enforcement.twist(twist)
+        errors = self._enforcement.twist(twist, self._elbow, self._sign)
         if errors:
             return errors
         self._change, self.twist = twist - self.twist, twist
         frame = self._settings.F_T_EE
         q = self._kinematics.follow_twist(self._setpoint.q, twist, self._elbow, frame)
-        self._setpoint.move_to(q)
         self.pose = self._kinematics.pose(q, frame)
-        return ()
+        return self._move_to(q)
 
 
 def _moved(pose: Array, change: Array) -> Array:

@@ -54,6 +54,7 @@ START_MS = 1000
 WINDOW = 100  # commands that the success rate counts
 RECOVERY_STEPS = 50
 GUIDING_DAMPING = 1.0  # Nm s/rad
+SLOW_CHECKS = 10  # milliseconds between checks of what changes slowly, and costs
 GRAVITY = (0.0, 0.0, -9.81)
 _SINGULAR = 0.01  # smallest singular value of the Jacobian
 _COMMUNICATION = "communication_constraints_violation"
@@ -100,11 +101,11 @@ class Motion:
         self._recovered: Status | None = None
         self._recovering = 0
         self._errors: tuple[str, ...] = ()
-        self._reason: tuple[str, ...] = ()
         self._torque: Array = np.zeros(7)
         self._tau_J: Array = np.zeros(7)
         self._received = bytearray(WINDOW)
         self._counted = self._successes = 0
+        self._turns = 0
         self._revision = -1
         self.configure()
         self.measured()
@@ -166,7 +167,7 @@ class Motion:
         self._running = _Running(
             Controller(controller), code, speed if asynchronous else None, float(deviations[0])
         )
-        self._reason = ()
+        self.state.reflex_reason = error_flags(())
         self._received[:] = bytes(WINDOW)
         self._counted = self._successes = 0
         self.mode = RobotMode.MOVE
@@ -205,7 +206,7 @@ class Motion:
         """Stop at once for these errors. A reflex in a reflex adds its errors."""
         names = tuple(names)
         self._errors = tuple(dict.fromkeys((*self._errors, *names)))
-        self._reason = self._errors
+        self.state.errors = self.state.reflex_reason = error_flags(self._errors)
         self._recovering = 0
         if self.mode != RobotMode.USER_STOPPED:
             self.mode = RobotMode.REFLEX
@@ -232,6 +233,9 @@ class Motion:
             return Status.NOT_POSSIBLE
         if self.mode == RobotMode.IDLE:
             return Status.SUCCESS
+        q, limits = self.body.q, self._limits
+        if ((q < limits.q_lower) | (q > limits.q_upper)).any():
+            return Status.MANUAL_RECOVERY
         if self._recovering == 0:
             self._recovering = RECOVERY_STEPS
         return None
@@ -336,6 +340,7 @@ class Motion:
         self._recovering -= 1
         if self._recovering == 0:
             self.mode, self._errors = RobotMode.IDLE, ()
+            self.state.errors = error_flags(())
             self._recovered = Status.SUCCESS
 
     def _end(self, outcome: Status) -> None:
@@ -380,15 +385,13 @@ class Motion:
         """The physics have moved: look for collisions and fill the state."""
         body, state, settings, point = self.body, self.state, self.settings, self.setpoint
         q, dq, tau_ext, wrench = body.q, body.dq, body.tau_ext, body.O_F_ext
+        pose = body.forward(settings.F_T_EE)
+        desired = self._kinematics.pose(point.q, settings.F_T_EE)
         if self.mode in (RobotMode.IDLE, RobotMode.MOVE):
-            errors = self.enforcement.measured(
-                q, dq, tau_ext, wrench, (settings.torque, settings.force)
-            )
+            errors = self._violations(q, dq, tau_ext, wrench, pose, desired)
             if errors:
                 self.reflex(errors)
         running = self._running
-        pose = body.forward(settings.F_T_EE)
-        desired = self._kinematics.pose(point.q, settings.F_T_EE)
         state["O_T_EE"][:] = pose.T.ravel()
         state["O_T_EE_d"][:] = desired.T.ravel()
         state["q"][:] = state["theta"][:] = q
@@ -425,6 +428,25 @@ class Motion:
         state.mode = int(self.mode)
         state.generator = int(running.code) if running is not None else int(Generator.IDLE)
         state.controller = int(running.controller) if running is not None else Controller.OTHER
-        state.errors, state.reflex_reason = error_flags(self._errors), error_flags(self._reason)
         counted = min(self._counted, WINDOW)
         state.success_rate = self._successes / counted if running is not None and counted else 0.0
+
+    def _violations(
+        self, q: Array, dq: Array, tau_ext: Array, wrench: Array, pose: Array, desired: Array
+    ) -> tuple[str, ...]:
+        body, running = self.body, self._running
+        thresholds = (self.settings.torque, self.settings.force)
+        self._turns += 1
+        if self._turns % SLOW_CHECKS:
+            errors = self.enforcement.measured(q, dq, tau_ext, wrench, thresholds)
+        else:
+            errors = self.enforcement.measured(
+                q, dq, tau_ext, wrench, thresholds,
+                touching_itself=body.touching_itself(),
+                twist=body.jacobian(self.settings.F_T_EE) @ dq,
+            )  # fmt: skip
+        if running is not None and running.controller != Controller.EXTERNAL:
+            off = pose[:3, 3] - desired[:3, 3]
+            if off @ off > running.path_deviation**2:
+                return (*errors, "max_path_pose_deviation_violation")
+        return errors

@@ -75,6 +75,8 @@ def run(
     watched = [] if watch_fd is None else [watch_fd]
     while not stop():
         now = time.monotonic_ns()
+        if not arm.connected:
+            arm.clock.restart(now)
         wait_s = max(0.0, (arm.due_ns() - now) / _NS) if arm.connected else IDLE_S
         for fd in select.select([*arm.filenos(), *watched], (), (), wait_s)[0]:
             if fd == watch_fd:

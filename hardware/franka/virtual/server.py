@@ -85,6 +85,7 @@ class VirtualArm:
         self._stop: int | None = None
         self._recovery: int | None = None
         self._outcome: tuple[int, Status] | None = None
+        self._set: list[tuple[Command, int, Status]] = []
 
     # -- for the event loop --------------------------------------------------------------------
 
@@ -169,6 +170,9 @@ class VirtualArm:
 
     def _conclude(self) -> None:
         """Replies that follow the state which shows their reason."""
+        for command, request_id, status in self._set:
+            self._reply(command, request_id, status)
+        self._set.clear()
         outcome = self.motion.take_outcome()
         if outcome is not None:
             aborted = outcome not in (Status.SUCCESS, Status.PREEMPTED)
@@ -218,7 +222,8 @@ class VirtualArm:
         elif command == Command.GET_CARTESIAN_LIMIT:
             self._cartesian_limit(request_id)
         else:
-            self._reply(command, request_id, self.settings.apply(command, request))
+            # Answered behind the first state that shows it.
+            self._set.append((command, request_id, self.settings.apply(command, request)))
 
     def _connect(self, request_id: int, version: int, udp_port: int) -> None:
         mine = self.version if self.faults.version is None else self.faults.version
@@ -264,6 +269,7 @@ class VirtualArm:
         self.motion.abandon()
         self._move = self._stop = self._recovery = self._outcome = None
         self._answer = None
+        self._set.clear()
 
     def close(self) -> None:
         """Hang up everywhere."""
