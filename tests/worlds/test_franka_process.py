@@ -21,6 +21,7 @@ from hardware.teleop.twists import STICK, twists_path
 from hardware.worlds.control import WorldClient
 from hardware.worlds.franka import sample_places
 from hardware.worlds.franka_process import franka_world_config
+from robot_stack import registry
 from robot_stack.config import load_station
 from robot_stack.errors import ConfigError, ControlPlaneError
 from robot_stack.records import world_path
@@ -223,3 +224,20 @@ def test_it_is_only_for_one_arm_on_the_loopback(tmp_path: Path) -> None:
     file.write_text(STATION.replace("world:", "# world:"))
     with pytest.raises(ConfigError, match="no `world` section"):
         franka_world_config(load_station(file))
+
+
+@pytest.mark.parametrize("name", ["franka_virtual", "fr3"])
+def test_the_stations_that_come_with_the_project_are_what_their_drivers_take(name: str) -> None:
+    station = load_station(ROOT / "configs" / f"{name}.yaml")
+    arm = registry.load("robot", "franka").from_config(station.robots["arm"], station)
+    assert arm.spec.embodiment == "fr3"
+    assert not station.robots["arm"].falls
+    assert station.teleop is not None
+    registry.load("teleop", station.teleop.driver).from_config(station.teleop, station)
+    gello = station.other_teleop["gello"]
+    if name == "fr3":  # a real rig has to be measured first
+        with pytest.raises(ConfigError, match="robot-stack gello"):
+            registry.load("teleop", "gello").from_config(gello, station)
+    else:
+        registry.load("teleop", "gello").from_config(gello, station)
+        assert franka_world_config(station).gello is not None
