@@ -97,7 +97,7 @@ class ChecksumWorker(ThreadWorker):
             images = (observation.images[camera.name] for camera in contract.cameras)
             return Chunk(next(chunks), answer([observation.state, *images]))
 
-        while (order := self._orders.get()) is not None:
+        while (order := self._next()) is not None:
             if isinstance(order, Open):
                 self._answer(Opened(order.session))
             elif isinstance(order, Batch):

@@ -14,7 +14,7 @@ import secrets
 import stat
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -294,7 +294,7 @@ class PolicyClient:
         contract = self.contract
         arrays: dict[str, NDArray[Any]] = {"state": np.asarray(observation.state, np.float32)}
         for camera, image in observation.images.items():
-            arrays[f"image.{camera}"] = image
+            arrays[f"image.{camera}"] = np.asarray(image)
         body = {
             "session": self.session,
             "epoch": self.epoch,
@@ -318,13 +318,16 @@ class PolicyClient:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            arrived = self._early.popleft() if self._early else self._receive()
+            left = max(deadline - time.monotonic(), 0.0)
+            arrived = (
+                self._early.popleft()
+                if self._early
+                else self._receive(min(left, self._patience_s()))
+            )
             if arrived is None:
                 self._give_up_late()
-                left = deadline - time.monotonic()
                 if left <= 0:
                     return None
-                self._wait(zmq.POLLIN, min(left, self._patience_s()))
                 continue
             reply = self._chunk(*arrived)
             if reply is not None:
@@ -405,14 +408,13 @@ class PolicyClient:
         for ``timeout_s`` (default: the client's)."""
         timeout = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout
-        number, _ = self._send(kind, body or {}, {}, timeout)
+        number, _ = self._send(kind, dict(body or {}), {}, timeout)
         while True:
-            arrived = self._receive()
+            left = max(deadline - time.monotonic(), 0.0)
+            arrived = self._receive(left)
             if arrived is None:
-                left = deadline - time.monotonic()
                 if left <= 0:
                     raise self._timeout(kind, timeout)
-                self._wait(zmq.POLLIN, left)
             elif arrived[0].id == number:
                 if arrived[0].kind == "error":
                     raise self._refusal(arrived[0])
@@ -458,9 +460,10 @@ class PolicyClient:
         deadline = time.monotonic() + wait_s
         while True:
             sent = time.monotonic_ns()
-            frames = encode(Message(kind, {**body, "sent_ns": sent}, arrays, number))
-            if kind == "infer" and self._by_lane(number, frames):
+            body["sent_ns"] = sent
+            if kind == "infer" and self._by_lane(number, body, arrays):
                 return number, sent
+            frames = encode(Message(kind, body, arrays, number))
             try:
                 socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
                 return number, sent
@@ -468,33 +471,38 @@ class PolicyClient:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise self._unreachable() from None
-                self._wait(zmq.POLLOUT, left)
+                zmq.zmq_poll([(socket, zmq.POLLOUT)], _milliseconds(left))
 
-    def _by_lane(self, number: int, frames: list[bytes | memoryview]) -> bool:
+    def _by_lane(self, number: int, body: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> bool:
         """Whether a request went by the lane. It does not overtake one that went by ZeroMQ."""
         self._by_zmq &= self._pending.keys()
-        if (
-            self._lane is not None
-            and not self._by_zmq
-            and self._lane.send(number, frames, self._pending)
-        ):
-            return True
+        if self._lane is not None and not self._by_zmq:
+            if self._lane.send(number, body, arrays, self._pending):
+                return True
+            self._forget_closed_lane()
         self._by_zmq.add(number)
         return False
 
-    def _receive(self) -> tuple[Message, int] | None:
-        frames: Sequence[bytes | memoryview] | None = None
+    def _forget_closed_lane(self) -> None:
+        if self._lane is not None and self._lane.closed:
+            self._lane = None
+
+    def _receive(self, wait_s: float) -> tuple[Message, int] | None:
+        """The next message, waiting for it at most ``wait_s``, and when it came."""
+        socket = self._connected()
+        waited: list[tuple[Any, int]] = [(socket, zmq.POLLIN)]
         if self._lane is not None:
-            frames = self._lane.receive()
-            if self._lane.closed:
-                self._lane = None
-        if frames is None:
-            try:
-                frames = self._connected().recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return None
+            waited.append((self._lane.fileno(), zmq.POLLIN))
+        ready = zmq.zmq_poll(waited, _milliseconds(wait_s))
         arrived = time.monotonic_ns()
-        message = decode(frames)
+        message = None
+        if self._lane is not None and any(one is not socket for one, _ in ready):
+            message = self._lane.receive()
+            self._forget_closed_lane()
+        elif ready:
+            message = decode(socket.recv_multipart(zmq.NOBLOCK))
+        if message is None:
+            return None
         timing = message.body.get("timing")
         if isinstance(timing, dict) and "sent_ns" in message.body:
             if message.kind == "contract":
@@ -508,12 +516,6 @@ class PolicyClient:
                 arrived,
             )
         return message, arrived
-
-    def _wait(self, event: int, wait_s: float) -> None:
-        waited: list[tuple[Any, int]] = [(self._connected(), event)]
-        if self._lane is not None and event == zmq.POLLIN:
-            waited.append((self._lane.fileno(), zmq.POLLIN))
-        zmq.zmq_poll(waited, max(0, math.ceil(wait_s * 1e3)))
 
     def _unreachable(self) -> PolicyError:
         keys = " with these keys" if self.keys is not None else " without keys"
@@ -535,3 +537,7 @@ class PolicyClient:
             f"`robot-stack policy health {self.endpoint}`",
             "timeout",
         )
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, math.ceil(seconds * 1e3))

@@ -1,40 +1,70 @@
 """The lane: observations to a policy server on this computer through shared memory.
 
-A ZeroMQ message passes two threads and two sockets on each side, which costs more than the work
-when a request comes after a pause. So beside an ``ipc://`` endpoint a server listens at
-``<path>.lane``, a Unix socket of packets: a client hands it a sealed memory file, writes arrays
-there and sends only where they are. Everything else, and what the lane cannot take, goes by
-ZeroMQ. Requests and replies are the same messages (``robot_stack.messages``).
+A ZeroMQ message passes two threads and two sockets on each side, and its header is text; both cost
+more than the work when a request comes after a pause. So beside an ``ipc://`` endpoint a server
+listens at ``<path>.lane``, a Unix socket of packets: a client hands it a sealed memory file, writes
+arrays there and sends numbers and where the arrays are. Everything but ``infer``, and what the lane
+cannot take, goes by ZeroMQ.
 
-Packets, little-endian: a count n; n times where an array lies in the memory (offset, size: u64) in
-a request, or its size (u64) in a reply; the header frame; in a reply the arrays' bytes.
+A request's packet: ``REQUEST``; its capture times (i64 each); where the arrays lie: a count n
+(u32), n times offset and size (u64), and frame 0 of a message (``robot_stack.messages``) that
+describes them. A reply's: ``CHUNK`` and the rows (float64), or ``OTHER`` and frame 0 of a message
+without arrays. All little-endian.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import mmap
 import os
 import socket
 import struct
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robot_stack.errors import MessageError
+from robot_stack.messages import Message, decode, encode
 
-__all__ = ["MAX_PACKET", "SLOTS", "VERSION", "Lane", "pack_reply", "unpack_request"]
+__all__ = [
+    "MAX_PACKET",
+    "SLOTS",
+    "VERSION",
+    "Lane",
+    "pack_reply",
+    "unpack_places",
+    "unpack_request",
+]
 
-VERSION = 1
+VERSION = 2
 SLOTS = 4  # one being computed, one that waits, and room for the next
 ALIGNMENT = 64
 MAX_PACKET = 128 * 1024  # well below what the kernel takes in one packet
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
+# number, sent_ns, session, epoch, dt_ns, previous_chunk, consumed, delay, deadline_ms (NaN: none),
+# how many capture times follow
+REQUEST = struct.Struct("<2q32s5qdI")
+# 1, number, sent_ns, chunk_id, observation_t_ns, generation, received_ns, started_ns, done_ns,
+# replied_ns, rows, columns
+CHUNK = struct.Struct("<B7x9q2I")
+OTHER = b"\0"
+
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class _Layout(NamedTuple):
+    """Where arrays of certain names, dtypes and shapes lie in one slot, as packed, and the arrays
+    there."""
+
+    packed: bytes
+    arrays: list[NDArray[Any]]
 
 
 class Lane:
@@ -44,6 +74,8 @@ class Lane:
         """``identity`` is the client's routing id, ``arrays`` the sizes of one observation's."""
         self._slot = max(_aligned(sum(map(_aligned, arrays))), mmap.PAGESIZE)
         self._slots = [-1] * SLOTS  # the request in each
+        self._alike: tuple[Any, ...] | None = None  # the arrays that the layouts are for
+        self._layouts: list[_Layout] | None = None
         self.closed = False
         memory = os.memfd_create("robot-stack-lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -69,25 +101,31 @@ class Lane:
         return self._socket.fileno()
 
     def send(
-        self, number: int, frames: Sequence[bytes | memoryview], pending: Container[int]
+        self,
+        number: int,
+        body: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],
+        pending: Container[int],
     ) -> bool:
-        """Send a request's frames, its arrays by way of the memory; False when they do not fit,
+        """Send an ``infer`` request, its arrays by way of the memory; False when they do not fit,
         no slot is free of ``pending`` requests, or the server reads no more."""
         free = next((i for i, one in enumerate(self._slots) if one not in pending), None)
         if free is None or self.closed:
             return False
-        at, end = free * self._slot, (free + 1) * self._slot
-        places = []
-        for frame in frames[1:]:
-            size = len(frame)
-            if at + size > end:
-                return False
-            self._memory[at : at + size] = np.frombuffer(frame, np.uint8)
-            places += [at, size]
-            at += _aligned(size)
-        packet = struct.pack(f"<I{len(places)}Q", len(places) // 2, *places) + bytes(frames[0])
+        alike = tuple((name, array.dtype, array.shape) for name, array in arrays.items())
+        if alike != self._alike:
+            self._alike, self._layouts = alike, self._lay_out(arrays)
+        if self._layouts is None:
+            return False
+        layout = self._layouts[free]
+        try:
+            packet = _pack_request(number, body) + layout.packed
+        except struct.error:  # ZeroMQ takes it, and the server says what is wrong with it
+            return False
         if len(packet) > MAX_PACKET:
             return False
+        for place, array in zip(layout.arrays, arrays.values(), strict=True):
+            np.copyto(place, array)
         try:
             self._socket.send(packet)
         except BlockingIOError:
@@ -98,9 +136,25 @@ class Lane:
         self._slots[free] = number
         return True
 
-    def receive(self) -> list[bytes | memoryview] | None:
-        """The frames of a reply, None when there is none. ``closed`` is set when the server went
-        away."""
+    def _lay_out(self, arrays: Mapping[str, NDArray[Any]]) -> list[_Layout] | None:
+        """The layout of arrays like these in each slot; None when they do not fit."""
+        described = bytes(encode(Message("arrays", {}, dict(arrays)))[0])
+        layouts = []
+        for slot in range(0, SLOTS * self._slot, self._slot):
+            at, places, there = slot, [], []
+            for array in arrays.values():
+                if at + array.nbytes > slot + self._slot:
+                    return None
+                memory = self._memory[at : at + array.nbytes]
+                there.append(memory.view(array.dtype).reshape(array.shape))
+                places += [at, array.nbytes]
+                at += _aligned(array.nbytes)
+            packed = struct.pack(f"<I{len(places)}Q", len(there), *places)
+            layouts.append(_Layout(packed + described, there))
+        return layouts
+
+    def receive(self) -> Message | None:
+        """A reply, None when there is none. ``closed`` is set when the server went away."""
         try:
             packet = self._socket.recv(MAX_PACKET)
         except BlockingIOError:
@@ -117,38 +171,122 @@ class Lane:
         self._socket.close()
 
 
-def unpack_request(packet: bytes, memory: memoryview) -> list[bytes | memoryview]:
-    """The frames of a request, arrays as views of ``memory``; MessageError when they are not in
-    it."""
-    count = struct.unpack_from("<I", packet)[0] if len(packet) >= 4 else -1
+def _pack_request(number: int, body: Mapping[str, Any]) -> bytes:
+    times, deadline_ms = body["t_ns"], body["deadline_ms"]
+    return REQUEST.pack(
+        number,
+        body["sent_ns"],
+        body["session"].encode(),
+        body["epoch"],
+        body["dt_ns"],
+        body["previous_chunk"],
+        body["consumed"],
+        body["delay"],
+        math.nan if deadline_ms is None else deadline_ms,
+        len(times),
+    ) + struct.pack(f"<{len(times)}q", *times)
+
+
+def unpack_request(packet: bytes) -> tuple[int, dict[str, Any], bytes]:
+    """Number and body of a request, and the part of its packet that says where the arrays are
+    (``unpack_places``). MessageError when it is cut off."""
+    try:
+        (
+            number,
+            sent_ns,
+            session,
+            epoch,
+            dt_ns,
+            previous_chunk,
+            consumed,
+            delay,
+            deadline_ms,
+            moments,
+        ) = REQUEST.unpack_from(packet)
+        times = struct.unpack_from(f"<{moments}q", packet, REQUEST.size)
+    except struct.error as error:
+        raise MessageError(f"a lane packet of {len(packet)} bytes is cut off") from error
+    body = {
+        "sent_ns": sent_ns,
+        "session": session.decode("latin-1"),
+        "epoch": epoch,
+        "t_ns": list(times),
+        "dt_ns": dt_ns,
+        "previous_chunk": previous_chunk,
+        "consumed": consumed,
+        "delay": delay,
+        "deadline_ms": None if math.isnan(deadline_ms) else deadline_ms,
+    }
+    return number, body, packet[REQUEST.size + 8 * moments :]
+
+
+def unpack_places(packed: bytes, memory: memoryview, *, max_bytes: int) -> dict[str, NDArray[Any]]:
+    """A request's arrays as views of ``memory``; MessageError when they are not in it."""
+    count = struct.unpack_from("<I", packed)[0] if len(packed) >= 4 else -1
     start = 4 + 16 * count
-    if count < 0 or start > len(packet):
-        raise MessageError(f"a lane packet of {len(packet)} bytes is cut off")
-    places = struct.unpack_from(f"<{2 * count}Q", packet, 4)
-    frames: list[bytes | memoryview] = [packet[start:]]
-    for at, size in zip(places[::2], places[1::2], strict=True):
+    if count < 0 or start > len(packed):
+        raise MessageError("a lane packet is cut off where it says where its arrays are")
+    frames: list[bytes | memoryview] = [packed[start:]]
+    for at, size in struct.iter_unpack("<2Q", packed[4:start]):
         if at + size > len(memory):
             raise MessageError(
                 f"an array at {at} of {size} bytes is not in the memory of {len(memory)}"
             )
         frames.append(memory[at : at + size])
-    return frames
+    return decode(frames, max_bytes=max_bytes).arrays
 
 
-def pack_reply(frames: Sequence[bytes | memoryview]) -> bytes | None:
+def pack_reply(reply: Message) -> bytes | None:
     """The packet of a reply; None when it is too long for one."""
-    sizes = [len(frame) for frame in frames[1:]]
-    packet = b"".join([struct.pack(f"<I{len(sizes)}Q", len(sizes), *sizes), *frames])
+    if reply.kind == "chunk":
+        body, timing, actions = reply.body, reply.body["timing"], reply.arrays["actions"]
+        numbers = CHUNK.pack(
+            1,
+            reply.id,
+            body["sent_ns"],
+            body["chunk_id"],
+            body["observation_t_ns"],
+            body["generation"],
+            timing["received_ns"],
+            timing["started_ns"],
+            timing["done_ns"],
+            timing["replied_ns"],
+            *actions.shape,
+        )
+        packet = numbers + actions.astype("<f8", copy=False).tobytes()
+    else:
+        packet = OTHER + bytes(encode(reply)[0])
     return packet if len(packet) <= MAX_PACKET else None
 
 
-def _unpack_reply(packet: bytes) -> list[bytes | memoryview]:
-    (count,) = struct.unpack_from("<I", packet)
-    sizes = struct.unpack_from(f"<{count}Q", packet, 4)
-    view = memoryview(packet)
-    at = len(packet) - sum(sizes)
-    frames: list[bytes | memoryview] = [packet[4 + 8 * count : at]]
-    for size in sizes:
-        frames.append(view[at : at + size])
-        at += size
-    return frames
+def _unpack_reply(packet: bytes) -> Message:
+    if packet[:1] == OTHER:
+        return decode([packet[1:]])
+    (
+        _,
+        number,
+        sent_ns,
+        chunk_id,
+        observation_t_ns,
+        generation,
+        received_ns,
+        started_ns,
+        done_ns,
+        replied_ns,
+        rows,
+        columns,
+    ) = CHUNK.unpack_from(packet)
+    body = {
+        "sent_ns": sent_ns,
+        "chunk_id": chunk_id,
+        "observation_t_ns": observation_t_ns,
+        "generation": generation,
+        "timing": {
+            "received_ns": received_ns,
+            "started_ns": started_ns,
+            "done_ns": done_ns,
+            "replied_ns": replied_ns,
+        },
+    }
+    actions = np.frombuffer(packet, "<f8", rows * columns, CHUNK.size).reshape(rows, columns)
+    return Message("chunk", body, {"actions": actions}, number)

@@ -1,4 +1,5 @@
 """The engine: sessions, queues, batches, deadlines and generations. Knows no sockets, never waits.
+Called by one thread at a time: the server holds a lock meanwhile.
 
 Each hosted policy has one worker and at most one batch with it. While that runs, each session's
 newest request waits; when it is done, what waits becomes the next batch, across clients. Reloading
@@ -9,7 +10,7 @@ and everything after that goes to the second (swap): no answer mixes generations
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ from robot_stack.errors import PolicyError
 
 from .lanes import LaneEnd
 from .metrics import Metrics
+from .requests import Observations
 from .sessions import Owner, Session, Sessions
 from .worker import (
     Answer,
@@ -86,6 +88,7 @@ class Hosting:
     load: Loader
     worker: Worker
     contract: PolicyContract | None = None
+    observations: Observations | None = None
     decoders: tuple[str, ...] = ()
     failure: Failure | None = None
     generation: int = 1
@@ -204,27 +207,21 @@ class Engine:
 
     # -- what the loop calls -----------------------------------------------------------------
 
-    def workers(self) -> Iterator[Worker]:
-        """Those whose ``fileno`` is worth listening to."""
+    def take(self, worker: Worker, answer: Answer) -> None:
+        """What a worker has done; of one that was replaced it no longer counts."""
         for hosting in self.hostings.values():
-            yield hosting.worker
-            if hosting.next is not None:
-                yield hosting.next
-
-    def turn(self, now_ns: int, rung: Container[int]) -> int | None:
-        """Take up what the workers in ``rung`` (by ``fileno``) have done, and what time has done:
-        shed requests past their deadline and sessions that are idle. Returns the next moment when
-        time will have."""
-        for hosting in self.hostings.values():
-            if hosting.worker.fileno() in rung:
-                for answer in hosting.worker.answers():
-                    self._take(hosting, answer)
-            if hosting.next is not None and hosting.next.fileno() in rung:
-                for answer in hosting.next.answers():
-                    if isinstance(answer, Ready):
-                        self._next_ready(hosting, answer)
+            if hosting.worker is worker:
+                self._take(hosting, answer)
+            elif hosting.next is worker and isinstance(answer, Ready):
+                self._next_ready(hosting, answer)
+            else:
+                continue
             if hosting.draining and not hosting.running and not hosting.opening:
                 self._swap(hosting)
+
+    def turn(self, now_ns: int) -> int | None:
+        """Take up what time has done: shed requests past their deadline and sessions that are
+        idle. Returns the next moment when time will have."""
         deadlines = [self._shed(hosting, now_ns) for hosting in self.hostings.values()]
         if now_ns - self._idle_checked > IDLE_CHECK_NS:
             self._idle_checked = now_ns
@@ -246,9 +243,16 @@ class Engine:
     def busy(self) -> bool:
         return any(hosting.running for hosting in self.hostings.values())
 
+    @property
+    def waiting(self) -> bool:
+        """Whether requests wait, for which time may run out."""
+        return any(hosting.waiting for hosting in self.hostings.values())
+
     def end(self) -> None:
         """End the workers."""
-        workers = [*self.workers(), *self._retired]
+        workers = list(self._retired)
+        for hosting in self.hostings.values():
+            workers += [w for w in (hosting.worker, hosting.next) if w is not None]
         for worker in workers:
             worker.stop()
         for worker in workers:
@@ -309,6 +313,8 @@ class Engine:
             case Ready():
                 hosting.contract, hosting.decoders = answer.contract, answer.decoders
                 hosting.failure = answer.failure
+                if answer.contract is not None:
+                    hosting.observations = Observations(answer.contract)
             case Opened():
                 self._opened(hosting, answer)
             case Decoded():

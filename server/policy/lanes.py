@@ -9,18 +9,31 @@ import mmap
 import os
 import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from robot_stack.errors import MessageError
-from robot_stack.policy_lane import MAX_PACKET, SLOTS, VERSION, pack_reply, unpack_request
+from robot_stack.messages import Message
+from robot_stack.policy_lane import (
+    MAX_PACKET,
+    SLOTS,
+    VERSION,
+    pack_reply,
+    unpack_places,
+    unpack_request,
+)
 
 from .endpoints import UNIX_PATH_MAX
+from .worker import Worker
 
 __all__ = ["LaneEnd", "Lanes", "lane_path"]
 
 MAX_LANES = 256
 BURST = 16  # packets of one lane before the others get their turn
+REMEMBERED = 64  # places whose arrays are remembered; a client's are its slots
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +45,35 @@ def lane_path(endpoint: str) -> Path | None:
 
 
 class LaneEnd:
-    """One client's lane: its routing id and its memory once it has said them."""
+    """One client's lane: its routing id and its memory once it has said them, and the worker that
+    listens to it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.identity = b""
         self.memory: memoryview | None = None
+        self.listener: Worker | None = None
+        self._known: dict[bytes, dict[str, NDArray[Any]]] = {}
 
-    def send(self, frames: Sequence[bytes | memoryview]) -> bool:
+    def message(self, packet: bytes, max_bytes: int) -> Message:
+        """The request in a packet, its arrays views of the memory; MessageError names the fault.
+
+        A client has few places and writes alike arrays there time and again: their views are made
+        once.
+        """
+        number, body, places = unpack_request(packet)
+        arrays = self._known.get(places)
+        if arrays is None:
+            assert self.memory is not None
+            arrays = unpack_places(places, self.memory, max_bytes=max_bytes)
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[places] = arrays
+        return Message("infer", body, arrays, number)
+
+    def send(self, reply: Message) -> bool:
         """Send a reply; False when it is too long for the lane, or the client reads no more."""
-        packet = pack_reply(frames)
+        packet = pack_reply(reply)
         if packet is None:
             return False
         try:
@@ -101,6 +133,7 @@ class Lanes:
             os.umask(mask)
         self._listener.listen()
         self._ends: dict[int, LaneEnd] = {}
+        self._named: dict[bytes, LaneEnd] = {}
         self._epoll = select.epoll()
         self._epoll.register(self._listener, select.EPOLLIN)
 
@@ -108,15 +141,36 @@ class Lanes:
         """Readable when something waits in any lane."""
         return self._epoll.fileno()
 
-    def receive(self) -> Iterator[tuple[LaneEnd, list[bytes | memoryview] | MessageError]]:
-        """The frames of every request that waits, or what is wrong with it; of lanes that begin
-        just now too, since what their clients send by ZeroMQ is read next."""
+    def receive(self) -> Iterator[tuple[LaneEnd, Message | MessageError]]:
+        """Every request that the loop was told of, or what is wrong with it; of lanes that begin
+        just now too."""
         for number, _ in self._epoll.poll(0):
             if number == self._listener.fileno():
                 while (end := self._accept()) is not None:
                     yield from self._read(end)
-            elif number in self._ends:
+            else:
+                yield from self.read([number])
+
+    def read(self, numbers: Iterable[int]) -> Iterator[tuple[LaneEnd, Message | MessageError]]:
+        """The requests that wait in the lanes of these descriptors."""
+        for number in numbers:
+            if number in self._ends:
                 yield from self._read(self._ends[number])
+
+    def read_of(self, identity: bytes) -> Iterator[tuple[LaneEnd, Message | MessageError]]:
+        """The requests that wait in a client's lane."""
+        if identity in self._named:
+            yield from self._read(self._named[identity])
+
+    def share(self, end: LaneEnd, worker: Worker) -> None:
+        """From now on ``worker`` listens to a lane while it is idle, the loop when it is not."""
+        end.listener = worker
+        self._epoll.unregister(end.connection)
+        worker.listen(end.connection.fileno())
+        self._listen(end)  # behind the worker: Linux asks in this order who waits
+
+    def _listen(self, end: LaneEnd) -> None:
+        self._epoll.register(end.connection, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def _accept(self) -> LaneEnd | None:
         try:
@@ -128,12 +182,10 @@ class Lanes:
             return None
         connection.setblocking(False)
         end = self._ends[connection.fileno()] = LaneEnd(connection)
-        self._epoll.register(connection, select.EPOLLIN)
+        self._listen(end)
         return end
 
-    def _read(
-        self, end: LaneEnd
-    ) -> Iterator[tuple[LaneEnd, list[bytes | memoryview] | MessageError]]:
+    def _read(self, end: LaneEnd) -> Iterator[tuple[LaneEnd, Message | MessageError]]:
         if end.memory is None:
             try:
                 end.begin(self._max_bytes)
@@ -143,7 +195,7 @@ class Lanes:
                 log.warning("a lane is refused: %s", error)
                 self._drop(end)
                 return
-            assert end.memory is not None
+            self._named[end.identity] = end
         for _ in range(BURST):
             try:
                 packet = end.connection.recv(MAX_PACKET)
@@ -155,13 +207,15 @@ class Lanes:
                 self._drop(end)
                 return
             try:
-                yield end, unpack_request(packet, end.memory)
+                yield end, end.message(packet, self._max_bytes)
             except MessageError as error:
                 yield end, error
 
     def _drop(self, end: LaneEnd) -> None:
         """Forget a lane; its memory goes when nothing reads it any more."""
         del self._ends[end.connection.fileno()]
+        if self._named.get(end.identity) is end:
+            del self._named[end.identity]
         self._epoll.unregister(end.connection)
         end.connection.close()
 

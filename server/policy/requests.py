@@ -8,13 +8,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from robot_stack.contract import PolicyContract
 from robot_stack.errors import PolicyError
 from robot_stack.messages import Message
 
 from .worker import Observation
 
-__all__ = ["deadline_s", "integer", "mapping", "observation", "text"]
+__all__ = ["Observations", "deadline_s", "integer", "mapping", "text"]
 
 MAX_COUNT = 1_000_000
 MAX_DEADLINE_MS = 3_600_000
@@ -63,60 +65,63 @@ def deadline_s(body: Mapping[str, Any]) -> float | None:
     return value / 1e3
 
 
-def observation(
-    message: Message, session: str, contract: PolicyContract
-) -> tuple[Observation, int]:
-    """The observation of an ``infer`` request and its newest capture time, in the shapes and units
-    of the contract; PolicyError ``bad_observation`` says what differs."""
-    body, arrays = message.body, message.arrays
-    times = body.get("t_ns")
-    if (
-        not isinstance(times, list)
-        or len(times) != contract.observations
-        or not all(type(t) is int and 0 <= t <= MAX_TIME for t in times)
-        or any(b < a for a, b in itertools.pairwise(times))
-    ):
-        raise _fault(
-            f"'t_ns' must be {contract.observations} capture times in ns, oldest first, not "
-            f"{times!r}",
-            "bad_observation",
-        )
-    if body.get("dt_ns") != contract.control_dt_ns:
-        raise _fault(
-            f"the policy's rows are {contract.control_dt_ns} ns apart, 'dt_ns' is "
-            f"{body.get('dt_ns')!r}",
-            "bad_observation",
-        )
-    wanted: dict[str, tuple[str, tuple[int, ...]]] = {
-        "state": ("<f4", (contract.observations, len(contract.state)))
-    }
-    for camera in contract.cameras:
-        size = (camera.height, camera.width, 3)
-        wanted[f"image.{camera.name}"] = ("|u1", (contract.observations, *size))
-    if wanted.keys() != arrays.keys():
-        raise _fault(
-            f"the policy sees {', '.join(wanted)}; sent were {', '.join(arrays) or 'no arrays'}",
-            "bad_observation",
-        )
-    for name, (dtype, shape) in wanted.items():
-        array = arrays[name]
-        if array.dtype.str != dtype or array.shape != shape:
+class Observations:
+    """Reads the observations of a policy's ``infer`` requests."""
+
+    def __init__(self, contract: PolicyContract) -> None:
+        self._moments, self._dt_ns = contract.observations, contract.control_dt_ns
+        self._wanted: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+            "state": (np.dtype("<f4"), (self._moments, len(contract.state)))
+        }
+        self._cameras = {f"image.{camera.name}": camera.name for camera in contract.cameras}
+        for camera in contract.cameras:
+            size = (camera.height, camera.width, 3)
+            self._wanted[f"image.{camera.name}"] = (np.dtype("|u1"), (self._moments, *size))
+
+    def read(self, message: Message, session: str) -> tuple[Observation, int]:
+        """The observation and its newest capture time, in the shapes and units of the contract;
+        PolicyError ``bad_observation`` says what differs."""
+        body, arrays = message.body, message.arrays
+        times = body.get("t_ns")
+        if (
+            not isinstance(times, list)
+            or len(times) != self._moments
+            or not all(type(t) is int and 0 <= t <= MAX_TIME for t in times)
+            or any(b < a for a, b in itertools.pairwise(times))
+        ):
             raise _fault(
-                f"{name} must be {dtype} {shape}, not {array.dtype.str} {array.shape}",
+                f"'t_ns' must be {self._moments} capture times in ns, oldest first, not {times!r}",
                 "bad_observation",
             )
-        with contextlib.suppress(ValueError):  # memory that a client shares stays read-only
-            array.flags.writeable = True  # the server's own bytes; torch warns of others, once
-    state = arrays["state"].copy()  # libzmq may have put it at any address
-    if not all(map(math.isfinite, state.ravel().tolist())):
-        raise _fault("state holds NaN or infinity: a sensor is missing", "bad_observation")
-    images = {camera.name: arrays[f"image.{camera.name}"] for camera in contract.cameras}
-    found = Observation(
-        session,
-        state,
-        images,
-        integer(body, "previous_chunk", -1, MAX_TIME, -1),
-        integer(body, "consumed", 0, MAX_COUNT, 0),
-        integer(body, "delay", 0, MAX_COUNT, 0),
-    )
-    return found, times[-1]
+        if body.get("dt_ns") != self._dt_ns:
+            raise _fault(
+                f"the policy's rows are {self._dt_ns} ns apart, 'dt_ns' is {body.get('dt_ns')!r}",
+                "bad_observation",
+            )
+        if self._wanted.keys() != arrays.keys():
+            sent = ", ".join(arrays) or "no arrays"
+            raise _fault(
+                f"the policy sees {', '.join(self._wanted)}; sent were {sent}", "bad_observation"
+            )
+        for name, (dtype, shape) in self._wanted.items():
+            array = arrays[name]
+            if array.dtype != dtype or array.shape != shape:
+                raise _fault(
+                    f"{name} must be {dtype.str} {shape}, not {array.dtype.str} {array.shape}",
+                    "bad_observation",
+                )
+            if not array.flags.writeable:
+                with contextlib.suppress(ValueError):
+                    array.flags.writeable = True  # the server's own bytes; torch warns of others
+        state = arrays["state"].copy()  # libzmq may have put it at any address
+        if not all(map(math.isfinite, state.ravel().tolist())):
+            raise _fault("state holds NaN or infinity: a sensor is missing", "bad_observation")
+        found = Observation(
+            session,
+            state,
+            {camera: arrays[name] for name, camera in self._cameras.items()},
+            integer(body, "previous_chunk", -1, MAX_TIME, -1),
+            integer(body, "consumed", 0, MAX_COUNT, 0),
+            integer(body, "delay", 0, MAX_COUNT, 0),
+        )
+        return found, times[-1]

@@ -1,7 +1,9 @@
 """The policy server's sockets: one loop that takes requests, asks the engine, sends replies.
 
 The loop never computes and never waits for a worker; large frames are neither copied on the way in
-nor on the way out.
+nor on the way out. Workers tell from their threads what they have done, and what they heard in
+lanes while they were idle: a lock keeps that and the loop's turns apart, and only the loop touches
+ZeroMQ's sockets.
 
     server = PolicyServer({"pusht": lambda: Hosted(policy)}, ["ipc:///tmp/policy.ipc"])
     server.run()  # until stop(), from any thread or signal handler
@@ -13,8 +15,9 @@ import contextlib
 import gc
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import zmq
@@ -33,7 +36,7 @@ from .lanes import LaneEnd, Lanes, lane_path
 from .metrics import Labels, Metrics, resident_bytes
 from .metrics_page import MetricsPage
 from .sessions import Owner, Sessions
-from .worker import Loader, ThreadWorker, Worker
+from .worker import Answer, Loader, Reports, ThreadWorker, Worker
 
 __all__ = ["PolicyServer"]
 
@@ -56,7 +59,7 @@ class PolicyServer:
     only of this computer (PolicyError ``keys``). A request's arrays may have ``max_bytes`` in all.
     ``reload_from(strong, weak)`` makes a loader of checkpoint paths, for `policy reload`; without
     it a policy can only be loaded again from where it came. ``make_worker(loader, generation,
-    threads)`` makes what holds a policy.
+    threads, reports)`` makes what holds a policy.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class PolicyServer:
         max_bytes: int = MAX_BYTES,
         metrics_port: int | None = None,
         reload_from: Callable[[str, str | None], Loader] | None = None,
-        make_worker: Callable[[Loader, int, int], Worker] = ThreadWorker,
+        make_worker: Callable[[Loader, int, int, Reports], Worker] = ThreadWorker,
     ) -> None:
         if not models or not endpoints:
             raise PolicyError("a policy server needs a policy and an endpoint at least")
@@ -84,7 +87,9 @@ class PolicyServer:
         self._reload_from = reload_from
         self._make_worker = make_worker
         self._started_ns = time.monotonic_ns()
-        self._ready = self._stopping = False
+        self._ready = self._stopping = self._ended = False
+        self._lock = threading.Lock()
+        self._outbox: list[tuple[Owner, list[bytes | memoryview]]] = []  # for ZeroMQ to take
         self._sessions = Sessions(sessions, idle_s)
         self._engine: Engine | None = None
         self._handlers: dict[str, Callable[[Ask, Message], None]] = {
@@ -144,19 +149,22 @@ class PolicyServer:
 
     def run(self) -> None:
         """Load, warm up and serve until ``stop``; PolicyError when a policy cannot be loaded."""
-        self._engine = Engine(
-            self._models,
-            lambda load, generation: self._make_worker(load, generation, self._threads),
-            self._reply,
-            metrics=self.metrics,
-            sessions=self._sessions,
-            batch=self._batch,
-        )
+        with self._lock:
+            self._engine = Engine(
+                self._models,
+                lambda load, generation: self._make_worker(load, generation, self._threads, self),
+                self._reply,
+                metrics=self.metrics,
+                sessions=self._sessions,
+                batch=self._batch,
+            )
         try:
             self._serve(self._engine)
         finally:
             self._engine.end()
-            self._resources.close()
+            with self._lock:  # a worker that does not end finds nothing to tell it to
+                self._ended = True
+                self._resources.close()
 
     @property
     def metrics_page(self) -> str:
@@ -178,41 +186,61 @@ class PolicyServer:
         poller.register(self._bell, zmq.POLLIN)
         for lanes in self._lanes.values():
             poller.register(lanes.fileno(), zmq.POLLIN)
-        listened: set[int] = set()
         following: int | None = None
         ends = float("inf")
         while True:
-            worker_bells = {worker.fileno() for worker in engine.workers()}
-            for bell in listened - worker_bells:
-                poller.unregister(bell)
-            for bell in worker_bells - listened:
-                poller.register(bell, zmq.POLLIN)
-            listened = worker_bells
             events = dict(poller.poll(_timeout_ms(following)))
             if self._bell in events:
                 os.eventfd_read(self._bell)
-            if self._guard is not None and self._guard.socket in events:
-                refused = self._guard.answer()
-                if refused is not None:
-                    self.metrics.count("policy_refused_keys_total")
-                    log.warning("a client at %s with an unknown key was turned away", refused)
-            for index, socket in enumerate(self._sockets):
-                # A client that goes over from its lane to ZeroMQ is read in that order.
-                if index in self._lanes and (
-                    socket in events or self._lanes[index].fileno() in events
-                ):
-                    self._receive_lanes(index)
-                if socket in events:
-                    self._receive(index, socket)
-            following = engine.turn(time.monotonic_ns(), events)
-            if not self._ready:
-                self._become_ready(engine)
-            if self._stopping:
-                if not engine.ending:
-                    engine.begin_end()
-                    ends = time.monotonic() + DRAIN_S
-                if not engine.busy or time.monotonic() > ends:
-                    return
+            with self._lock:
+                following = self._turn(engine, events)
+                if self._stopping:
+                    if not engine.ending:
+                        engine.begin_end()
+                        self._post()
+                        ends = time.monotonic() + DRAIN_S
+                    if not engine.busy or time.monotonic() > ends:
+                        return
+
+    def _turn(self, engine: Engine, events: Mapping[Any, int]) -> int | None:
+        """Take up what has come; the next moment when time will have done something."""
+        if self._guard is not None and self._guard.socket in events:
+            refused = self._guard.answer()
+            if refused is not None:
+                self.metrics.count("policy_refused_keys_total")
+                log.warning("a client at %s with an unknown key was turned away", refused)
+        for index, socket in enumerate(self._sockets):
+            if index in self._lanes and (socket in events or self._lanes[index].fileno() in events):
+                self._take_lane(index, self._lanes[index].receive())
+            if socket in events:
+                self._receive(index, socket)
+        following = engine.turn(time.monotonic_ns())
+        if not self._ready:
+            self._become_ready(engine)
+        self._post()
+        return following
+
+    # -- what workers tell, from their threads ---------------------------------------------------
+
+    def answered(self, worker: Worker, answer: Answer) -> None:
+        """``Reports.answered``"""
+        with self._lock:
+            if not self._ended:
+                self._serving.take(worker, answer)
+                self._ring()
+
+    def heard(self, lanes: Sequence[int]) -> None:
+        """``Reports.heard``"""
+        with self._lock:
+            if not self._ended:
+                for index, beside in self._lanes.items():
+                    self._take_lane(index, beside.read(lanes))
+                self._ring()
+
+    def _ring(self) -> None:
+        """Wake the loop if there is something for it to do."""
+        if self._outbox or self._stopping or not self._ready or self._serving.waiting:
+            os.eventfd_write(self._bell, 1)
 
     def _become_ready(self, engine: Engine) -> None:
         for name, hosting in engine.hostings.items():
@@ -236,34 +264,34 @@ class PolicyServer:
             if self._guard is not None and not is_ipc(self.endpoints[index]):
                 key = str(frames[0].get("User-Id"))
             owner = Owner(index, frames[0].bytes, key)
-            self._take(owner, [frame.buffer for frame in frames[1:]], received, None)
+            if index in self._lanes:  # what it sent by its lane came before
+                self._take_lane(index, self._lanes[index].read_of(owner.identity))
+            message: Message | MessageError
+            try:
+                message = decode([frame.buffer for frame in frames[1:]], max_bytes=self._max_bytes)
+            except MessageError as error:
+                message = error
+            self._take(owner, message, received, None)
 
-    def _receive_lanes(self, index: int) -> None:
-        for lane, frames in self._lanes[index].receive():
-            owner = Owner(index, lane.identity, "")
+    def _take_lane(
+        self, index: int, heard: Iterable[tuple[LaneEnd, Message | MessageError]]
+    ) -> None:
+        for lane, message in heard:
             received = time.monotonic_ns()
-            if isinstance(frames, MessageError):
-                self._fault(Ask(owner, 0, received, -1, lane), "bad_message", str(frames))
-            else:
-                self._take(owner, frames, received, lane)
+            self._take(Owner(index, lane.identity, ""), message, received, lane)
 
     def _take(
-        self,
-        owner: Owner,
-        frames: Sequence[bytes | memoryview],
-        received: int,
-        lane: LaneEnd | None,
+        self, owner: Owner, message: Message | MessageError, received: int, lane: LaneEnd | None
     ) -> None:
         """One request, by ZeroMQ or by a lane."""
-        try:
-            message = decode(frames, max_bytes=self._max_bytes)
-        except MessageError as error:
-            self._fault(Ask(owner, 0, received, -1, lane), "bad_message", str(error))
+        if isinstance(message, MessageError):
+            self._fault(Ask(owner, 0, received, -1, lane), "bad_message", str(message))
             return
         sent = message.body.get("sent_ns")
         ask = Ask(owner, message.id, received, sent if type(sent) is int else -1, lane)
         self._answer(ask, message)
-        self.metrics.count("policy_received_bytes_total", sum(len(frame) for frame in frames))
+        size = sum(array.nbytes for array in message.arrays.values())
+        self.metrics.count("policy_received_bytes_total", size)
 
     def _answer(self, ask: Ask, message: Message) -> None:
         handler = self._handlers.get(message.kind)
@@ -295,15 +323,20 @@ class PolicyServer:
         body = {**reply.body, "sent_ns": ask.sent_ns, "timing": timing}
         if reply.kind == "opened" and ask.owner.socket in self._lanes:
             body["lane"] = str(self._lanes[ask.owner.socket].path)
-        frames = encode(Message(reply.kind, body, reply.arrays, ask.id))
-        if ask.lane is not None and ask.lane.send(frames):
-            return
-        try:
-            self._sockets[ask.owner.socket].send_multipart(
-                [ask.owner.identity, *frames], zmq.NOBLOCK, copy=False
-            )
-        except zmq.ZMQError as error:  # it has gone, or does not read its replies
-            self.metrics.count("policy_unsent_replies_total", reason=error.strerror or "")
+        message = Message(reply.kind, body, reply.arrays, ask.id)
+        if ask.lane is None or not ask.lane.send(message):
+            self._outbox.append((ask.owner, encode(message)))
+
+    def _post(self) -> None:
+        """Send by ZeroMQ what lies in the outbox."""
+        for owner, frames in self._outbox:
+            try:
+                self._sockets[owner.socket].send_multipart(
+                    [owner.identity, *frames], zmq.NOBLOCK, copy=False
+                )
+            except zmq.ZMQError as error:  # it has gone, or does not read its replies
+                self.metrics.count("policy_unsent_replies_total", reason=error.strerror or "")
+        self._outbox.clear()
 
     # -- requests ----------------------------------------------------------------------------
 
@@ -369,10 +402,12 @@ class PolicyServer:
                 "stale_epoch",
             )
         hosting = self._serving.hosting(session.policy)
-        assert hosting.contract is not None
-        observation, t_ns = requests.observation(message, session.id, hosting.contract)
+        assert hosting.observations is not None
+        observation, t_ns = hosting.observations.read(message, session.id)
         limit = requests.deadline_s(body)
         deadline = None if limit is None else ask.received_ns + int(limit * 1e9)
+        if ask.lane is not None and ask.lane.listener is not hosting.worker:
+            self._lanes[ask.owner.socket].share(ask.lane, hosting.worker)
         self._serving.infer(ask, session, observation, t_ns, deadline)
 
     def _health(self, ask: Ask, message: Message) -> None:
@@ -459,7 +494,7 @@ def _describe(metrics: Metrics) -> None:
         ("policy_refused_keys_total", "counter", "handshakes with a key that is not allowed"),
         ("policy_sessions_expired_total", "counter", "sessions ended for being idle"),
         ("policy_reloads_total", "counter", "swaps to a newly loaded policy"),
-        ("policy_received_bytes_total", "counter", "bytes of requests"),
+        ("policy_received_bytes_total", "counter", "bytes of requests' arrays"),
         ("policy_queue_seconds", "histogram", "from reception until inference begins"),
         ("policy_inference_seconds", "histogram", "one batch"),
         ("policy_reply_seconds", "histogram", "from reception until the reply"),

@@ -2,18 +2,20 @@
 
 The engine speaks to it in messages only (orders in, results out, one after the other), so that a
 worker may as well be a process or another computer. ``ThreadWorker`` is a thread: torch lets go of
-the GIL in its operators, and observations reach it without a copy.
+the GIL in its operators, and observations reach it without a copy. While it has nothing to do it
+waits for clients' lanes itself: a request that it takes up costs no change of threads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import queue
+import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -40,6 +42,7 @@ __all__ = [
     "Open",
     "Opened",
     "Ready",
+    "Reports",
     "Reset",
     "ThreadWorker",
     "Worker",
@@ -148,23 +151,31 @@ Answer = Ready | Opened | Decoded
 
 
 class Worker(Protocol):
-    """What the engine needs. No method blocks. Answers come in the order of the orders; the first
-    one is ``Ready``, and ``Reset`` and ``Close`` have none."""
+    """What the engine needs. No method blocks. Answers go to ``Reports.answered``, in the order of
+    the orders; the first one is ``Ready``, and ``Reset`` and ``Close`` have none."""
 
     def submit(self, order: Order) -> None:
         """Do this when what was ordered before is done."""
 
-    def answers(self) -> list[Answer]:
-        """What has been done since the last call."""
-
-    def fileno(self) -> int:
-        """Readable while answers wait."""
+    def listen(self, lane: int) -> None:
+        """While there is nothing to do, tell ``Reports.heard`` when this descriptor is readable.
+        Whoever cannot leaves it to the server's loop."""
 
     def stop(self) -> None:
         """Do what has been ordered, then end."""
 
     def join(self, timeout_s: float) -> bool:
         """Wait for the end and let go of everything; whether it has ended."""
+
+
+class Reports(Protocol):
+    """Whom a worker tells, from a thread of its own."""
+
+    def answered(self, worker: Worker, answer: Answer) -> None:
+        """An order is done."""
+
+    def heard(self, lanes: Sequence[int]) -> None:
+        """These descriptors are readable."""
 
 
 @dataclass(slots=True)
@@ -180,46 +191,55 @@ class ThreadWorker:
     ``threads`` bounds torch's threads, of the whole process.
     """
 
-    def __init__(self, load: Loader, generation: int, threads: int) -> None:
+    def __init__(self, load: Loader, generation: int, threads: int, reports: Reports) -> None:
         self.generation = generation
         self._load = load
         self._threads = threads
-        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-        self._answers: deque[Answer] = deque()
+        self._reports = reports
+        self._orders: deque[Order | None] = deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waits = select.epoll()
+        self._waits.register(self._bell, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name="policy-worker", daemon=True)
         self._thread.start()
 
-    def submit(self, order: Order) -> None:
-        self._orders.put(order)
+    def submit(self, order: Order | None) -> None:
+        self._orders.append(order)
+        if threading.current_thread() is not self._thread:
+            os.eventfd_write(self._bell, 1)
 
-    def answers(self) -> list[Answer]:
-        try:
-            os.eventfd_read(self._bell)
-        except BlockingIOError:
-            return []
-        return [self._answers.popleft() for _ in range(len(self._answers))]
-
-    def fileno(self) -> int:
-        return self._bell
+    def listen(self, lane: int) -> None:
+        # Exclusive: Linux wakes the first one that waits, which is this thread or the loop's.
+        with contextlib.suppress(FileExistsError):
+            self._waits.register(lane, select.EPOLLIN | select.EPOLLEXCLUSIVE)
 
     def stop(self) -> None:
-        self._orders.put(None)
+        self.submit(None)
 
     def join(self, timeout_s: float) -> bool:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             return False
-        if self._bell >= 0:
+        if not self._waits.closed:
+            self._waits.close()
             os.close(self._bell)
-            self._bell = -1
         return True
 
     # -- in the thread -----------------------------------------------------------------------
 
     def _answer(self, answer: Answer) -> None:
-        self._answers.append(answer)
-        os.eventfd_write(self._bell, 1)
+        self._reports.answered(self, answer)
+
+    def _next(self) -> Order | None:
+        """What to do next; None: end."""
+        while not self._orders:
+            ready = [number for number, _ in self._waits.poll()]
+            if self._bell in ready:
+                ready.remove(self._bell)
+                os.eventfd_read(self._bell)
+            if ready:
+                self._reports.heard(ready)
+        return self._orders.popleft()
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
@@ -231,7 +251,7 @@ class ThreadWorker:
         except Exception as error:  # noqa: BLE001  # whatever a checkpoint does, the server lives
             self._answer(Ready(None, failure=_failure(error, "load_failed")))
             return
-        while (order := self._orders.get()) is not None:
+        while (order := self._next()) is not None:
             match order:
                 case Open():
                     self._answer(_opened(model, order))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
+import select
 import socket
 import stat
 import struct
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,16 @@ import pytest
 from robot_stack.errors import PolicyError
 from robot_stack.messages import Message, decode, encode
 from robot_stack.policy_client import PolicyClient, PolicyObservation
-from robot_stack.policy_lane import SEALS, VERSION, Lane, unpack_request
+from robot_stack.policy_lane import (
+    OTHER,
+    REQUEST,
+    SEALS,
+    VERSION,
+    Lane,
+    pack_reply,
+    unpack_places,
+    unpack_request,
+)
 from server.policy.lanes import Lanes
 from tests.policy_server.served import HANG_S, OBSERVATIONS, observed, until
 
@@ -170,9 +182,8 @@ class Raw:
     def ask(self, packet: bytes) -> Message:
         self.socket.send(packet)
         reply = self.socket.recv(1 << 17)
-        (count,) = struct.unpack_from("<I", reply)
-        assert count == 0
-        return decode([reply[4:]])
+        assert reply[:1] == OTHER
+        return decode([reply[1:]])
 
 
 @pytest.fixture(scope="module")
@@ -215,22 +226,34 @@ def test_memory_that_could_shrink_is_refused(shared, tmp_path):
         assert raw.refused()
 
 
+NUMBERS = REQUEST.pack(7, 0, b"x" * 32, 0, 20_000_000, -1, 0, 0, math.nan, 2) + struct.pack(
+    "<2q", 1, 2
+)
+
+
+def header(arrays: dict[str, Any] | None = None) -> bytes:
+    return bytes(encode(Message("arrays", {}, arrays or {}))[0])
+
+
 def test_malformed_packets_are_named_and_the_lane_lives(shared):
     raw = Raw(f"{shared}.lane")
     raw.begin()
-    (header,) = encode(Message("infer", {"session": "x"}))
+    plain = struct.pack("<I", 0) + header()
     for packet, words in (
         (b"\1", "cut off"),
-        (struct.pack("<I", 2**32 - 1) + b"x" * 100, "cut off"),
-        (struct.pack("<IQQ", 1, 4000, 200) + header, "not in the memory"),
-        (struct.pack("<IQQ", 1, 2**63, 2**63) + header, "not in the memory"),
-        (struct.pack("<I", 0), "wrong first bytes"),
-        (struct.pack("<IQQ", 1, 0, 64) + header, "0 arrays described, 1 sent"),
+        (NUMBERS[:-1], "cut off"),
+        (NUMBERS, "cut off"),
+        (NUMBERS + struct.pack("<I", 2**32 - 1) + b"x" * 100, "cut off"),
+        (NUMBERS + struct.pack("<IQQ", 1, 4000, 200) + header(), "not in the memory"),
+        (NUMBERS + struct.pack("<IQQ", 1, 2**63, 2**63) + header(), "not in the memory"),
+        (NUMBERS + struct.pack("<I", 0), "wrong first bytes"),
+        (NUMBERS + struct.pack("<IQQ", 1, 0, 64) + header(), "0 arrays described, 1 sent"),
     ):
         reply = raw.ask(packet)
         assert (reply.kind, reply.body["code"]) == ("error", "bad_message")
         assert words in reply.body["text"]
-    assert raw.ask(struct.pack("<I", 0) + header).body["code"] == "unknown_session"
+    reply = raw.ask(NUMBERS + plain)
+    assert (reply.id, reply.body["code"]) == (7, "unknown_session")
     with PolicyClient(f"ipc://{shared}", timeout_s=HANG_S) as policy:
         assert policy.infer(observed(1)).actions[0, 2] == 1
 
@@ -239,46 +262,139 @@ def test_a_session_is_not_to_be_had_by_another_lane(shared):
     with PolicyClient(f"ipc://{shared}", timeout_s=HANG_S) as policy:
         raw = Raw(f"{shared}.lane")
         raw.begin()
-        body = {"session": policy.session, "epoch": 0, "t_ns": [1, 2], "dt_ns": 20_000_000}
-        (header,) = encode(Message("infer", body))
-        assert raw.ask(struct.pack("<I", 0) + header).body["code"] == "unknown_session"
+        session = policy.session.encode()
+        numbers = REQUEST.pack(7, 0, session, 0, 20_000_000, -1, 0, 0, math.nan, 0)
+        reply = raw.ask(numbers + struct.pack("<I", 0) + header())
+        assert reply.body["code"] == "unknown_session"
         assert policy.infer(observed(1)).actions[0, 2] == 1
+
+
+@pytest.mark.parametrize("value", [2**70, -(2**70)])
+def test_numbers_too_large_for_a_packet_are_refused_like_others(shared, value):
+    with PolicyClient(f"ipc://{shared}", timeout_s=HANG_S) as policy:
+        with pytest.raises(PolicyError) as failed:
+            policy.infer(observed(1), previous_chunk=value)
+        assert failed.value.code == "bad_request"
+        assert policy.infer(observed(1)).actions[0, 2] == 1
+
+
+BODY = {
+    "session": "5" * 32,
+    "epoch": 3,
+    "t_ns": [10, 20],
+    "dt_ns": 20_000_000,
+    "deadline_ms": None,
+    "previous_chunk": -1,
+    "consumed": 4,
+    "delay": 5,
+    "sent_ns": 30,
+}
+
+
+def observation_arrays(tag: int, pixels: int = 5) -> dict[str, Any]:
+    image = np.full((2, pixels, pixels, 3), tag, np.uint8)
+    return {"state": np.full((2, 6), tag, np.float32), "image.cam": image}
+
+
+SIZES = [48, 150]
 
 
 def test_a_lane_that_begins_is_read_at_once(tmp_path):
     """What its client sends by ZeroMQ afterwards is read next, and must not be overtaken."""
     lanes = Lanes(tmp_path / "lane", 4096)
-    clients = [Lane(str(lanes.path), b"me", [12]) for _ in range(2)]
+    clients = [Lane(str(lanes.path), b"me%d" % i, SIZES) for i in range(2)]
     for client in clients:
         for number in range(3):
-            assert client.send(number, [b"header %d" % number, bytes(12)], range(4))
-    found = [bytes(frames[0]) for _, frames in lanes.receive()]
-    assert found == [b"header 0", b"header 1", b"header 2"] * 2
+            assert client.send(number, BODY, observation_arrays(number), range(4))
+    found = [message.id for _, message in lanes.receive()]
+    assert found == [0, 1, 2] * 2
+    assert clients[1].send(3, BODY, observation_arrays(3), range(4))
+    assert [message.id for _, message in lanes.read_of(b"me1")] == [3]
     for client in clients:
         client.close()
     assert list(lanes.receive()) == []
+    assert list(lanes.read_of(b"me1")) == []
     lanes.close()
     assert not lanes.path.exists()
 
 
-def test_a_packet_is_read_as_it_was_written(tmp_path):
-    place = str(tmp_path / "lane")
+def test_an_idle_worker_hears_a_lane_and_the_loop_does_when_it_is_busy(tmp_path):
+    """Linux tells the first of those that wait: one thread is woken, and never none."""
+
+    class Listening:
+        def __init__(self) -> None:
+            self.waits = select.epoll()
+
+        def listen(self, lane: int) -> None:
+            self.waits.register(lane, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+
+    lanes, worker = Lanes(tmp_path / "lane", 4096), Listening()
+    client = Lane(str(lanes.path), b"me", SIZES)
+    assert client.send(0, BODY, observation_arrays(0), range(4))
+    ((end, _),) = lanes.receive()
+    lanes.share(end, worker)
+    assert client.send(1, BODY, observation_arrays(1), range(4))  # nobody waits
+    assert [message.id for _, message in lanes.receive()] == [1]
+    assert list(lanes.receive()) == []  # as the loop does before it waits
+    heard: list[int] = []
+    thread = threading.Thread(target=lambda: heard.extend(n for n, _ in worker.waits.poll(HANG_S)))
+    thread.start()
+    until(lambda: asleep(thread), "the worker waits")
+    assert client.send(2, BODY, observation_arrays(2), range(4))
+    thread.join(HANG_S)
+    assert list(lanes.receive()) == []  # the loop was not told
+    assert [message.id for _, message in lanes.read(heard)] == [2]
+    client.close()
+    lanes.close()
+
+
+def asleep(thread: threading.Thread) -> bool:
+    """In epoll_wait (or epoll_pwait), on x86-64 or ARM."""
+    system_call = Path(f"/proc/self/task/{thread.native_id}/syscall").read_text()
+    return system_call.split()[0] in ("232", "281", "22")
+
+
+@pytest.mark.parametrize("deadline_ms", [None, 0.0, 12.5])
+def test_a_packet_is_read_as_it_was_written(tmp_path, deadline_ms):
+    place, body = str(tmp_path / "lane"), {**BODY, "deadline_ms": deadline_ms}
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         server.bind(place)
         server.listen()
-        lane = Lane(place, b"me", [12, 100])
+        lane = Lane(place, b"me", SIZES)
         connection, _ = server.accept()
         _, files, _, _ = socket.recv_fds(connection, 4096, 1)
-        frames = [b"header", bytes(range(12)), bytes(range(100))]
         with os.fdopen(files[0], "rb") as file:
-            for number in range(4):
-                assert lane.send(number, frames, {0, 1, 2, 3})
+            for number in range(8):
+                pixels = 5 if number < 6 else 4  # other shapes are laid out anew
+                arrays = observation_arrays(number, pixels)
+                assert lane.send(number, body, arrays, set(range(max(0, number - 3), number)))
                 packet = connection.recv(4096)
                 file.seek(0)
-                found = unpack_request(packet, memoryview(file.read()))
-                assert [bytes(frame) for frame in found] == frames
-            assert not lane.send(4, frames, {0, 1, 2, 3})  # every slot is waited for
-            assert lane.send(4, frames, {0, 2, 3})
-            assert not lane.send(5, [b"header", bytes(1 << 20)], set())
+                got, found, places = unpack_request(packet)
+                assert (got, found) == (number, body)
+                seen = unpack_places(places, memoryview(file.read()), max_bytes=4096)
+                assert list(seen) == list(arrays)
+                for name, array in arrays.items():
+                    np.testing.assert_array_equal(seen[name], array)
+            assert not lane.send(8, body, arrays, set(range(8)))  # every slot is waited for
+            assert lane.send(8, body, arrays, {0, 1, 2})
+            assert not lane.send(9, body, observation_arrays(9, 100), set())
+        rows = np.arange(32.0).reshape(16, 2)
+        timing = {"received_ns": 4, "started_ns": 5, "done_ns": 6, "replied_ns": 7}
+        told = {"sent_ns": 1, "chunk_id": 2**40, "observation_t_ns": 3, "generation": 9}
+        replies = [
+            Message("chunk", {**told, "timing": timing}, {"actions": rows}, 5),
+            Message("error", {"code": "expired", "text": "late"}, id=6),
+        ]
+        for reply in replies:
+            packed = pack_reply(reply)
+            assert packed is not None
+            connection.send(packed)
+            read = lane.receive()
+            assert read is not None
+            assert (read.kind, read.id, read.body) == (reply.kind, reply.id, reply.body)
+            assert read.arrays.keys() == reply.arrays.keys()
+            for name, array in reply.arrays.items():
+                np.testing.assert_array_equal(read.arrays[name], array)
         lane.close()
         connection.close()
