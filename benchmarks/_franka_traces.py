@@ -45,7 +45,8 @@ def _integrated(acceleration: Sequence[float]) -> tuple[float, ...]:
 def _minimum_jerk(way: float, seconds: float) -> tuple[float, ...]:
     steps = round(seconds / DT)
     return tuple(
-        way * u**3 * (10.0 - 15.0 * u + 6.0 * u * u) for u in ((i + 1) / steps for i in range(steps))
+        way * u**3 * (10.0 - 15.0 * u + 6.0 * u * u)
+        for u in ((i + 1) / steps for i in range(steps))
     )
 
 
@@ -131,8 +132,8 @@ def _send_all(address: str) -> None:
 
 def _judge() -> None:
     """franka-sim's verdict on the traces that are numbers alone."""
-    from franka_sim.limits.checker import MotionLimitChecker
     from franka_sim.control_modes import ControlMode
+    from franka_sim.limits.checker import MotionLimitChecker
 
     for name, trace in TRACES.items():
         if name in ("late", "lost"):

@@ -27,7 +27,7 @@ from benchmarks.virtual_station import VirtualStation, virtual_station
 from robot_stack.realtime import Rate
 from robot_stack.types import Difference, Lifecycle
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "busy", "run"]
 
 ARM, OTHER = "follower_left", "follower_right"
 ARMS = {ARM: "vx300s", OTHER: "vx300s"}
@@ -87,7 +87,7 @@ def _measure(baud: int, rate_hz: float | None, seconds: float, *, load: bool) ->
         station.client.request("home", {"group": GROUP}, timeout_s=60.0)
         scheduler = os.sched_getscheduler(station.pid(f"arm.{ARM}"))
         fifo = scheduler & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO
-        with _busy(load), _sleep_loop(nominal, SETTLE_S + seconds) as sleeper:
+        with busy(load), _sleep_loop(nominal, SETTLE_S + seconds) as sleeper:
             _follow_sine(station, SETTLE_S)
             since = ring.count
             _follow_sine(station, seconds)
@@ -151,7 +151,7 @@ def _check_followed(ticks: NDArray[Any]) -> None:
 
 
 @contextlib.contextmanager
-def _busy(wanted: bool) -> Iterator[None]:
+def busy(wanted: bool) -> Iterator[None]:
     """A process that computes without pause."""
     if not wanted:
         yield
