@@ -48,6 +48,8 @@ RATE_HZ = 200.0
 REACH_S = 2.0
 # Before the C++ thread's own 0.1 s, so that what it does then is never met half-way.
 STALL_S = 0.08
+SILENT_S = 0.2
+LOST_S = 1.2  # the library itself gives up after 1 s
 STANDING_RAD = 2e-3  # a target this near to where the robot holds itself moves nothing
 STANDING_RAD_S = 0.02
 PATH_SPEED = 0.8  # rad/s at the peak of a move to a named pose
@@ -75,6 +77,7 @@ class FrankaArm:
         self._t_ns = -1
         self._off = False
         self._resting = False
+        self._tracked = self._ended = False
         self._anchor: Array | None = None
         self._followed: Array | None = None
         self._followed_s = math.nan
@@ -119,7 +122,7 @@ class FrankaArm:
         except BaseException:
             self.disconnect()
             raise
-        self._off = self._resting = False
+        self._off = self._resting = self._tracked = self._ended = False
         self._settle(reading)
         if reading.mode is Mode.REFLEX and self._policy.latched is None:
             self._policy.latch(f"{_named(reading)}, from before it was connected")
@@ -181,8 +184,8 @@ class FrankaArm:
     def read(self, deadline_s: float) -> RobotState:
         """The newest state, and what follows from it: recovery, and rest where targets are late.
 
-        While the network is silent the last state is given again and ``age_s`` grows; DeviceError
-        when the library has given the connection up.
+        While the network is silent the last state is given again and ``age_s`` grows, which is a
+        fault from ``SILENT_S`` on; DeviceError when the connection is lost.
         """
         backend, before = self._connected()
         reading = backend.read()
@@ -190,6 +193,14 @@ class FrankaArm:
         now_s = now_ns / 1e9
         if reading.robot_ms != before.robot_ms:
             self._t_ns = now_ns
+        silent_s = (now_ns - self._t_ns) / 1e9
+        if silent_s > LOST_S:  # where the robot has closed its half, the library waits for ever
+            raise DeviceError(
+                f"no state from the robot at {self.config.address} for {silent_s:.1f} s: check "
+                "its power and the network"
+            )
+        if silent_s > SILENT_S:
+            self._policy.latch(f"no state from the robot for {1e3 * silent_s:.0f} ms (network)")
         self._reading = reading
         self._judge(backend, reading, now_s)
         if self._gripper is not None:
@@ -203,16 +214,23 @@ class FrankaArm:
             )
         elif reading.errors and self._policy.stopped(_named(reading), now_s):
             self._recover_by_itself(backend, now_s)
+        late_s = now_s - self._followed_s
         if backend.tracking:
-            late_s = now_s - self._followed_s
             if not self._resting and late_s > STALL_S:
                 backend.come_to_rest()
                 self._resting = True
-                if reading.mode is Mode.MOVE and not self._off:
-                    self._stall = (f"no target for {1e3 * late_s:.0f} ms: came to rest", now_s)
-        else:
-            self._resting = False
-            self._settle(reading)
+                self._tell_stall(late_s, now_s)
+            return
+        if self._tracked and not self._resting and not reading.errors:
+            self._tell_stall(late_s, now_s)  # so long that the library has ended it by itself
+        # One turn without torque: the arm process starts anew from where the arm came to stand.
+        self._ended, self._tracked = self._tracked, False
+        self._resting = False
+        self._settle(reading)
+
+    def _tell_stall(self, late_s: float, now_s: float) -> None:
+        if not self._off:
+            self._stall = (f"no target for {1e3 * late_s:.0f} ms: came to rest", now_s)
 
     def _recover_by_itself(self, backend: Backend, now_s: float) -> None:
         try:
@@ -238,6 +256,7 @@ class FrankaArm:
             and not self._policy.recovering
             and not self._off
             and not self._resting
+            and not self._ended
         )
 
     def _state(self, backend: Backend, reading: Reading, now_ns: int) -> RobotState:
@@ -300,6 +319,7 @@ class FrankaArm:
             if np.abs(q - anchor).max() <= STANDING_RAD:
                 return target
             backend.start(reading)
+            self._tracked = True
             self._followed = anchor
             self._followed_s = now_s - 1.0 / RATE_HZ
         assert self._followed is not None

@@ -21,6 +21,8 @@ Controller = Literal["joint_impedance", "cartesian_impedance", "joint_position",
 
 ARM_JOINTS = 7
 MAX_STEP_RAD = 0.3
+# How late values may be is the driver's to judge: it tells the network from the hand.
+SILENCE_S = np.inf
 # A full stroke in 0.2 s: faster than the hand, so that the filter never slows it down.
 GRIPPER_SPEED, GRIPPER_ACCELERATION = 5.0, 100.0
 
@@ -210,7 +212,7 @@ class FrankaConfig:
         velocity = self.speed * np.array(limits_of(self.model).velocity)
         lower, upper, velocity, acceleration = joint_limits(self.model, velocity)
         joints = tuple(
-            JointSpec(f"joint{i + 1}", "rad", lo, up, v, a, MAX_STEP_RAD)
+            JointSpec(f"joint{i + 1}", "rad", lo, up, v, a, MAX_STEP_RAD, SILENCE_S)
             for i, (lo, up, v, a) in enumerate(
                 zip(
                     lower.tolist(),
@@ -224,7 +226,7 @@ class FrankaConfig:
         home = HOME if self.home is None else self.home
         if self.gripper is not None:
             gripper = JointSpec(
-                "gripper", "fraction", 0.0, 1.0, GRIPPER_SPEED, GRIPPER_ACCELERATION, 1.0, np.inf
+                "gripper", "fraction", 0.0, 1.0, GRIPPER_SPEED, GRIPPER_ACCELERATION, 1.0, SILENCE_S
             )
             joints, home = (*joints, gripper), (*home, 1.0)
         # The brakes hold it anywhere: there is no pose to lie down in.

@@ -12,17 +12,22 @@ from pathlib import Path
 from robot_stack.processes import living_pid, started_at
 from robot_stack.shared_memory import runtime_dir
 
-__all__ = ["Child"]
+__all__ = ["HANG_S", "Child"]
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 CALM_S = 30.0  # a child that ran this long starts again without back-off
+# A loop that stands still for longer hangs in a library or was stopped by a signal. The longest
+# that one may stand and be well: a new connection to a robot whose hand is slow to answer.
+HANG_S = 12.0
+START_HANG_S = 60.0  # likewise until its first turn: imports, and a first connection
 
 
 @dataclass
 class Child:
     """One program under supervision. It outlives its supervisor, and a new one adopts it.
 
-    ``command`` starts it; ``crash_option`` is added when it is started again after dying.
+    ``command`` starts it; ``crash_option`` is added when it is started again after dying. ``fate``
+    is how it ended last, for messages.
     """
 
     station: str
@@ -36,6 +41,10 @@ class Child:
     _since: float = 0.0
     _retry_at: float = 0.0
     _streak: int = 0
+    _mark: object = None
+    _marked: float = 0.0
+    _turning: bool = False
+    fate: str = "died"
     log: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -48,6 +57,7 @@ class Child:
         if pid is None:
             return False
         self.pid, self._started, self._since = pid, started_at(pid), time.monotonic()
+        self._forget_marks()
         return True
 
     def left_behind(self) -> bool:
@@ -69,12 +79,34 @@ class Child:
         self.pid = self.popen.pid
         self._started = started_at(self.pid)
         self._since = time.monotonic()
+        self._forget_marks()
         self._pid_file.write_text(f"{self.pid} {self._started}")
+
+    def _forget_marks(self) -> None:
+        self._mark, self._marked, self._turning = None, time.monotonic(), False
 
     def alive(self) -> bool:
         if self.popen is not None and self.popen.poll() is not None:
             return False
         return self.pid > 0 and started_at(self.pid) == self._started
+
+    def hangs(self, mark: object) -> bool:
+        """Whether ``mark``, which the child's loop changes in every turn, has stood too long.
+
+        Until it changes for the first time since the start, start-up's own, longer limit counts.
+        """
+        now = time.monotonic()
+        if mark != self._mark:
+            # What is seen first may be the last word of a predecessor.
+            self._turning = self._turning or self._mark is not None
+            self._mark, self._marked = mark, now
+            return False
+        return now - self._marked > (HANG_S if self._turning else START_HANG_S)
+
+    def kill(self, fate: str) -> None:
+        """End it at once, whatever it does; ``fate`` is why, as in "hung in ..."."""
+        self.signal(signal.SIGKILL)
+        self.fate = fate
 
     def revive(self) -> bool:
         """Start a dead child again, with growing pauses; True when it was started just now."""
@@ -87,6 +119,7 @@ class Child:
         self._retry_at = 0.0
         self.restarts += 1
         self.start(after_crash=True)
+        self.fate = "died"
         return True
 
     def signal(self, number: int) -> None:

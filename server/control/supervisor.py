@@ -26,7 +26,7 @@ from robot_stack.records import OrderKind
 from robot_stack.shared_memory import runtime_dir
 from robot_stack.types import Lifecycle, StopCategory
 
-from .children import Child
+from .children import HANG_S, Child
 from .control_plane import ControlPlane, Task
 from .status import describe, status
 
@@ -145,17 +145,28 @@ class Supervisor:
         if self.winding_down:
             return
         for key, child in self.children.items():
-            if child.alive():
-                continue
             kind, _, name = key.partition(".")
+            if child.alive():
+                if kind == "arm":
+                    self._watch_loop(name, child)
+                continue
             if kind == "arm":
                 group = self.station.group_of(name).name
                 self.plane.stops[group].set(
-                    int(StopCategory.HOLD) + 1, f"{name}: its arm process died"
+                    int(StopCategory.HOLD) + 1, f"{name}: its arm process {child.fate}"
                 )
+            fate = child.fate
             if child.revive():
                 words = child.last_words(1)
-                print(f"{key} died and was started again. It last said: {words}", flush=True)
+                print(f"{key} {fate} and was started again. It last said: {words}", flush=True)
+
+    def _watch_loop(self, name: str, child: Child) -> None:
+        """A device library can wait for ever, beyond the reach of the loop that called it: an arm
+        process that has stopped turning is killed, and started again in fault."""
+        tick = self.plane.arms[name].newest()
+        mark = None if tick is None else (int(tick["tick"]), int(tick["t_ns"]))
+        if child.hangs(mark):
+            child.kill(f"hung (no turn of its loop for {HANG_S:g} s or more)")
 
     def _announce(self) -> None:
         name = self.station.station

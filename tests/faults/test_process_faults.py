@@ -13,9 +13,11 @@ import pytest
 from benchmarks.virtual_station import virtual_station, wait_until
 from robot_stack.client import StationClient, stop_all
 from robot_stack.errors import ControlPlaneError, LeaseError
+from robot_stack.processes import started_at
 from robot_stack.records import ring_path
 from robot_stack.shared_memory import Flag
 from robot_stack.types import Difference, Lifecycle, Source
+from server.control.children import HANG_S
 from tests.faults.conftest import FOLLOWERS, Streamer, command_rate, commands_arrive
 from tests.faults.judge import ARM_STOP_S, assert_continuous, last_motion_ns, nothing_moves_for
 
@@ -58,6 +60,21 @@ def test_a_killed_arm_process_drops_nothing_and_stops_the_other_arm(streaming):
     wait_until(lambda: streaming.lifecycle("follower_left") is Lifecycle.ARMED, "arming again")
     commands_arrive(streaming)
     assert_continuous(*streaming.goals("follower_left"))
+
+
+def test_an_arm_process_that_hangs_is_killed_and_comes_back_in_fault(station):
+    station.client.arm("followers")
+    before = station.pid("arm.follower_left")
+    os.kill(before, signal.SIGSTOP)  # as one that a library keeps for ever: it lives, and is silent
+    wait_until(lambda: station.pid("arm.follower_left") != before, "a new arm process", 3 * HANG_S)
+    assert started_at(before) is None
+    wait_until(lambda: station.lifecycle("follower_left") is Lifecycle.FAULT, "its return in fault")
+    assert "arm.follower_left hung" in station.log("supervisor")
+    assert station.lifecycle("follower_right") is Lifecycle.STOPPED
+    assert torque(station, "follower_left") == [1] * 9
+    station.client.request("reset", timeout_s=30)
+    station.client.arm("followers")
+    wait_until(lambda: station.lifecycle("follower_left") is Lifecycle.ARMED, "arming again")
 
 
 def test_a_killed_supervisor_leaves_the_arms_holding_and_is_succeeded(streaming):
