@@ -149,8 +149,11 @@ class SimulatedCamera(CameraDriver):
             return None
         now_ns = time.monotonic_ns()
         period_ns = round(1e9 / self._spec.fps)
-        # Deadlines stay on their grid; those that passed while drawing are skipped.
+        # Deadlines stay on their grid; those that passed while drawing are skipped, and one that
+        # comes at once after a late frame: a camera's frames lie apart.
         self._due_ns += ((now_ns - self._due_ns) // period_ns + 1) * period_ns
+        if self._due_ns - now_ns < period_ns // 2:
+            self._due_ns += period_ns
         newest = self._world.latest()
         if newest is None or int(newest[1]["t_ns"]) == self._shown_t_ns:
             if time.monotonic() - self._news > SILENCE_S:
