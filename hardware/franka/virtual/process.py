@@ -7,6 +7,7 @@ without releasing the interpreter.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import select
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +27,7 @@ from hardware.franka.virtual.operations import operations
 from hardware.franka.virtual.server import VirtualArm
 from hardware.worlds.command_server import WorldServer
 from hardware.worlds.control import WorldClient, socket_path
-from robot_stack.errors import DeviceError, RobotStackError
+from robot_stack.errors import DeviceError, MissingDependencyError, RobotStackError
 from robot_stack.realtime import setup
 
 __all__ = ["FrankaProcess", "control_name", "main", "robot_model", "run", "serve", "stand_alone"]
@@ -35,6 +37,7 @@ IDLE_S = 0.01
 _NS = 1_000_000_000
 
 
+@lru_cache
 def robot_model(version: Version) -> bytes:
     """What an arm alone answers when a client asks for its model."""
     if version == 10:
@@ -49,6 +52,9 @@ def robot_model(version: Version) -> bytes:
 def stand_alone(version: Version, address: str, *, lock_step: bool = False) -> VirtualArm:
     """An arm with nothing around it, listening at `address` (or ANY); DeviceError if it cannot."""
     body = Body.alone("fr3" if version == 10 else "fer")
+    # Made before a client waits for it; without a compiler the FER serves all but its model.
+    with contextlib.suppress(MissingDependencyError):
+        robot_model(version)
     candidates = ADDRESSES if address == ANY else (address,)
     for candidate in candidates:
         try:

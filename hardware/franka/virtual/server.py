@@ -7,6 +7,7 @@ own step and `publish()` instead of `turn()`.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,7 @@ from hardware.franka.virtual.faults import Faults
 from hardware.franka.virtual.gripper import VirtualGripper
 from hardware.franka.virtual.motion import Motion
 from hardware.franka.virtual.settings import Settings
+from robot_stack.errors import RobotStackError
 
 __all__ = ["VirtualArm"]
 
@@ -48,7 +50,8 @@ class VirtualArm:
     """One arm with its hand: version 10 is an FR3, version 5 a FER.
 
     `body` is where the physics are. `robot_model` gives the URDF (version 10) or the model
-    library (version 5) when a client asks. DeviceError when the ports at `address` are taken.
+    library (version 5) when a client asks; if it raises, the client is refused. DeviceError when
+    the ports at `address` are taken.
     """
 
     def __init__(
@@ -248,7 +251,15 @@ class VirtualArm:
         ):
             self._reply(command, request_id, Status.ERROR)
             return
-        self._reply(command, request_id, Status.SUCCESS, self._robot_model())
+        try:
+            model = self._robot_model()
+        except RobotStackError as error:
+            print(f"virtual Franka at {self.address}: no model for the client: {error}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            library = command == Command.LOAD_MODEL_LIBRARY
+            self._reply(command, request_id, Status.ERROR if library else Status.NOT_POSSIBLE)
+            return
+        self._reply(command, request_id, Status.SUCCESS, model)
 
     def _cartesian_limit(self, request_id: int) -> None:
         reply = np.zeros((), REPLIES[self.version][Command.GET_CARTESIAN_LIMIT])
