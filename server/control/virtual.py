@@ -34,8 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   robot-stack virtual STATION script name=transfer_cube         let the scripted operator work
   robot-stack virtual STATION fault robot=follower_left kind=unplug
   robot-stack virtual STATION fault robot=follower_left kind=drop rate=0.1
+  robot-stack virtual configs/franka_virtual.yaml               a Franka, its table and devices
+  robot-stack virtual STATION script hand=gello                 pick and place; or hand=twists
+  robot-stack virtual STATION fault kind=reflex name=joint_reflex
 
-fault kinds: {FAULTS}
+fault kinds of servo buses: {FAULTS}
 
 {franka.EPILOG}"""
     parser.add_argument("station", help="station file (YAML), or `franka`")
