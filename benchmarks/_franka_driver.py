@@ -26,6 +26,7 @@ AMPLITUDE_RAD, SINE_HZ = 0.15, 0.25
 JUMP_RAD = 0.002
 SINES = (0, 3)
 PRIORITY = 50
+SETTLE_S = 2.0
 
 
 def _spin() -> None:
@@ -50,16 +51,18 @@ def main(address: str, seconds: float, path: str, *, busy: bool) -> None:
             rate.wait()
             state = arm.read(0.001)
             measured.append((state.t_ns, *state.q[:7]))
-            rates.append(state.success_rate)
+            if turn >= SETTLE_S * LOOP_HZ:
+                rates.append(state.success_rate)
             notices.update(filter(None, [arm.faults(), state.notice]))
             if turn % EVERY:
                 continue
-            passed = turn / LOOP_HZ
+            now_ns = time.monotonic_ns()
+            passed = (now_ns - (targets[0][0] if targets else now_ns)) / 1e9
             target = start.copy()
             for joint in SINES:
                 target[joint] += AMPLITUDE_RAD * np.sin(2.0 * np.pi * SINE_HZ * passed)
             target[6] += JUMP_RAD * (turn // EVERY % 2 * 2 - 1)
-            targets.append((time.monotonic_ns(), *target[:7]))
+            targets.append((now_ns, *target[:7]))
             arm.write(target)
         reflexes = arm.faults()
     np.savez(path, targets=np.array(targets), measured=np.array(measured))
@@ -67,8 +70,8 @@ def main(address: str, seconds: float, path: str, *, busy: bool) -> None:
     print(
         json.dumps(
             {
-                "success_rate": float(known.mean()) if len(known) else None,
-                "lowest_success_rate": float(known.min()) if len(known) else None,
+                "success_rate": float(known.mean()),
+                "lowest_success_rate": float(known.min()),
                 "fault": reflexes,
                 "notices": sorted(notices),
             }

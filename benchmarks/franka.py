@@ -16,16 +16,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks._franka_driver import AMPLITUDE_RAD, JUMP_RAD, SINE_HZ, SINES
+from benchmarks._franka_driver import AMPLITUDE_RAD, JUMP_RAD, SETTLE_S, SINE_HZ, SINES
 from benchmarks._franka_traces import EXPECTED
 from benchmarks.loop import busy
+from hardware.franka.virtual.process import FrankaProcess
 
 __all__ = ["add_arguments", "run"]
 
 ADDRESS = "127.0.0.64"
-TRACES_ADDRESS = "127.0.0.65"
 READY_S, SPARE_S = 60.0, 60.0
-SETTLE_S = 2.0
 ANSWERED_S = 0.02  # until the next target
 SHARE_OF_JUMP = 0.15  # of the torque that a jump is worth, in the arm's first millisecond
 WRIST_STIFFNESS = 50.0  # Nm/rad, of the driver's joint impedance
@@ -83,10 +82,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _arm(module: str, *arguments: str) -> Iterator[None]:
-    """A virtual arm in a process of its own, up; ended when its input closes."""
+def _keeping_arm(log: str) -> Iterator[None]:
+    """A virtual arm that keeps what it was told, up; it writes ``log`` when it is ended."""
     arm = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "benchmarks._franka_arm", log, ADDRESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     assert arm.stdin is not None
     assert arm.stdout is not None
@@ -118,7 +119,7 @@ def _driver(seconds: float, *, busy_too: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as directory:
         log, kept = f"{directory}/driver.npz", f"{directory}/arm.npy"
         extra = ["busy"] if busy_too else []
-        with _arm("benchmarks._franka_arm", kept, ADDRESS), busy(busy_too):
+        with _keeping_arm(kept), busy(busy_too):
             arguments = [ADDRESS, str(SETTLE_S + seconds), log, *extra]
             said = _client("benchmarks._franka_driver", seconds, *arguments)[-1]
         told = np.load(log)
@@ -162,20 +163,17 @@ def _tracking(targets: Any, measured: Any) -> float:
 
 def _python_loop(seconds: float, *, busy_too: bool) -> dict[str, Any]:
     extra = ["busy"] if busy_too else []
-    arguments = ["--address", ADDRESS, "--attached"]
-    with _arm("hardware.franka.virtual.process", *arguments), busy(busy_too):
-        said: dict[str, Any] = _client(
-            "benchmarks._franka_loop", seconds, ADDRESS, str(seconds), *extra
-        )[-1]
+    with FrankaProcess() as arm, busy(busy_too):
+        arguments = [arm.address, str(seconds), *extra]
+        said: dict[str, Any] = _client("benchmarks._franka_loop", seconds, *arguments)[-1]
     return said
 
 
 def _traces(franka_sim: Path | None) -> dict[str, Any]:
     """Which reflexes each trace raised, whether its own was among them, and what franka-sim says
     where it was asked (null where it judges no such thing)."""
-    arguments = ["--address", TRACES_ADDRESS, "--attached"]
-    with _arm("hardware.franka.virtual.process", *arguments):
-        said = _client("benchmarks._franka_traces", 0.0, TRACES_ADDRESS)
+    with FrankaProcess() as arm:
+        said = _client("benchmarks._franka_traces", 0.0, arm.address)
     judged: dict[str, str] = {}
     if franka_sim is not None:
         done = subprocess.run(

@@ -6,20 +6,18 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.conformance.steps import STEPS
+from hardware.franka.fci import Version
+from hardware.franka.virtual.process import FrankaProcess
 
 __all__ = ["add_arguments", "run"]
 
 HANG_S = 120.0
-READY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +26,13 @@ class Client:
 
     name: str
     module: str
-    version: int
-    address: str
+    version: Version
 
 
 CLIENTS = (
-    Client("franky", "benchmarks.conformance.franky_client", 10, "127.0.0.61"),
-    Client("pylibfranka", "benchmarks.conformance.pylibfranka_client", 10, "127.0.0.62"),
-    Client("panda_python", "benchmarks.conformance.panda_client", 5, "127.0.0.63"),
+    Client("franky", "benchmarks.conformance.franky_client", 10),
+    Client("pylibfranka", "benchmarks.conformance.pylibfranka_client", 10),
+    Client("panda_python", "benchmarks.conformance.panda_client", 5),
 )
 
 
@@ -55,42 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
 
 
-@contextmanager
-def _arm(client: Client) -> Iterator[None]:
-    """A virtual arm as a program of its own, up."""
-    options = ["--server-version", str(client.version), "--address", client.address]
-    arm = subprocess.Popen(
-        [sys.executable, "-m", "hardware.franka.virtual.process", *options],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert arm.stdout is not None
-    killer = threading.Timer(READY_S, arm.kill)
-    killer.start()
-    try:
-        for line in arm.stdout:
-            if "server_version" in line:  # it is ready
-                break
-        else:
-            raise RuntimeError(f"the virtual arm at {client.address} did not come up")
-        killer.cancel()
-        yield
-    finally:
-        killer.cancel()
-        arm.terminate()
-        try:
-            arm.wait(10.0)
-        except subprocess.TimeoutExpired:
-            arm.kill()
-            arm.wait()
-
-
 def _steps(client: Client) -> dict[str, tuple[bool, str]]:
     """(went well, what was seen) of every step; what a hung library never came to has failed."""
-    with _arm(client):
+    with FrankaProcess(client.version) as arm:
         try:
             done = subprocess.run(
-                [sys.executable, "-m", client.module, client.address],
+                [sys.executable, "-m", client.module, arm.address],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
