@@ -38,7 +38,8 @@ def _spin() -> None:
 def main(address: str, seconds: float, path: str, *, busy: bool) -> None:
     setup(PRIORITY)
     arm = FrankaArm(FrankaConfig(address))
-    targets, measured = [], []
+    targets: list[tuple[float, ...]] = []
+    measured: list[tuple[float, ...]] = []
     rates: list[float] = []
     notices: set[str] = set()
     if busy:
