@@ -162,6 +162,16 @@ def test_a_push_shows_with_the_sign_of_the_fci() -> None:
         assert np.abs(body.O_F_ext).max() < 0.05
 
 
+def test_a_told_load_is_carried_against_gravity_on_a_leaning_arm() -> None:
+    """Nothing hangs there: what carries it pushes the hand up, as seen from the base."""
+    body = mounted(0.7, 0.4)
+    body.set_load(0.8, [0.0, 0.0, 0.1034], np.zeros((3, 3)))
+    hold(body, 600)
+    base = body.data.body("left/link0").xmat.reshape(3, 3)
+    np.testing.assert_allclose(body.O_F_ext[:3], base.T @ [0.0, 0.0, -0.8 * G], atol=0.05)
+    np.testing.assert_allclose(body.O_F_ext[3:], 0.0, atol=0.05)
+
+
 def test_the_wrench_is_zero_near_a_singularity() -> None:
     body = Body.alone("fr3")
     body.push([0.0, 0.0, -20.0, 0.0, 0.0, 0.0])
