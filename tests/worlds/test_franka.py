@@ -121,6 +121,16 @@ def test_a_falling_cube_is_no_success_before_it_lies(world: FrankaPickPlace) -> 
     assert world.success
 
 
+def test_a_sliding_cube_does_not_lie_yet(world: FrankaPickPlace) -> None:
+    lie(world, *world.env_state[7:9])
+    world.data.qvel[11] = 0.2
+    assert world.reward() == 0
+    world.data.qvel[11:17] = 0.0, 0.0, 0.0, 0.0, 0.0, 2.0
+    assert world.reward() == 0
+    world.data.qvel[11:17] = 0.0
+    assert world.reward() == 4
+
+
 def test_the_gripper_must_have_let_go_and_drawn_back(world: FrankaPickPlace) -> None:
     x, y = world.env_state[7:9]
     lie(world, x, y)

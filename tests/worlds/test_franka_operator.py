@@ -22,10 +22,12 @@ TICK_S = 0.01
 
 @dataclass
 class Robot:
-    """A robot that does what either hand asks, 10 ms later; ``obeys`` False: none at all."""
+    """A robot that does what either hand asks, 10 ms later, at ``speed`` (rad/s) at most;
+    ``obeys`` False: nothing at all."""
 
     world: FrankaPickPlace
     obeys: bool = True
+    speed: float = 10.0
     q: Array = field(init=False)
     opening: float = 1.0
     presses: int = 0
@@ -39,7 +41,8 @@ class Robot:
 
     def joints(self, q: Array, opening: float) -> None:
         if self.obeys:
-            self.q = q
+            most = self.speed * TICK_S
+            self.q = self.q + np.clip(q - self.q, -most, most)
             self.grip(opening)
 
     def grip(self, opening: float) -> None:
@@ -136,6 +139,17 @@ def test_a_robot_that_stops_on_the_way_is_waited_for() -> None:
     assert operator.action == "reach"
     robot.obeys = True
     robot.run(operator)
+    assert robot.world.success
+
+
+def test_the_next_movement_begins_when_a_slow_robot_is_there() -> None:
+    robot = Robot(FrankaPickPlace(0), speed=0.12)
+    operator = PickPlaceOperator(hand_of("joints", robot), Sight(robot.world), max_wait_s=5.0)
+    while operator.action != "grasp":
+        robot.run(operator, 2 * TICK_S)
+        assert not operator.done
+    np.testing.assert_allclose(robot.world.fingertips[:3], robot.world.env_state[:3], atol=0.01)
+    robot.run(operator, 60.0)
     assert robot.world.success
 
 
