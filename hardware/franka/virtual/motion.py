@@ -26,7 +26,7 @@ from hardware.franka.fci import (
     Version,
     error_flags,
 )
-from hardware.franka.limits import Model, limits_of
+from hardware.franka.limits import ELBOW_FLIP, Model, limits_of
 from hardware.franka.virtual.body import Body
 from hardware.franka.virtual.enforcement import Enforcement
 from hardware.franka.virtual.generators import (
@@ -411,8 +411,8 @@ class Motion:
         state["joint_collision"][:] = force > settings.torque[3]
         state["cartesian_contact"][:] = push > settings.force[2]
         state["cartesian_collision"][:] = push > settings.force[3]
-        state["elbow"][:] = q[2], 1.0 if q[3] > 0.0 else -1.0
-        elbow = (point.q[2], 1.0 if point.q[3] > 0.0 else -1.0)
+        state["elbow"][:] = q[2], 1.0 if q[3] > ELBOW_FLIP else -1.0
+        elbow = (point.q[2], 1.0 if point.q[3] > ELBOW_FLIP else -1.0)
         state["elbow_d"][:] = state["elbow_c"][:] = elbow
         generator = running.generator if running is not None else None
         if isinstance(generator, Pose | Twist):
