@@ -21,7 +21,7 @@ from robot_stack.errors import CommandRefusedError, ControlPlaneError, LeaseErro
 from robot_stack.messages import Message, decode, encode
 from robot_stack.records import CHUNK_ROWS, command_record, mailbox_path, ring_path
 from robot_stack.shared_memory import Flag, Ring, RingWriter, runtime_dir
-from robot_stack.types import Source, StopCategory
+from robot_stack.types import CommandMode, Source, StopCategory
 
 __all__ = ["Lease", "StationClient", "control_endpoint", "stop_all"]
 
@@ -73,14 +73,25 @@ class Lease:
             mailbox_path(client.station, group, self.token), command_record(self.dof), 16
         )
 
-    def send(self, target: ArrayLike, t_ns: int | None = None) -> int:
-        """Publish one immediate joint-position target, shape (dof,); returns its number."""
+    def send(
+        self,
+        target: ArrayLike,
+        t_ns: int | None = None,
+        *,
+        mode: CommandMode = CommandMode.JOINT_POSITION,
+    ) -> int:
+        """Publish one immediate target, shape (dof,); returns its number.
+
+        In ``CommandMode.EE_POSE`` the first seven of a robot's values are the pose of its end
+        effector, x y z in m and a quaternion w x y z, in its base frame. A robot that takes joints
+        only refuses that (INVALID in its tick) and holds.
+        """
         row = np.asarray(target, dtype=np.float64)
         if row.shape != (self.dof,):
             raise CommandRefusedError(
                 f"a target for group {self.group!r} has {self.dof} values, not shape {row.shape}"
             )
-        with self._record(row[None]) as record:
+        with self._record(row[None], mode) as record:
             if t_ns is not None:
                 record["t_ns"] = t_ns
         return self._seq - 1
@@ -93,8 +104,10 @@ class Lease:
         *,
         observation_t_ns: int = -1,
         chunk_id: int = -1,
+        mode: CommandMode = CommandMode.JOINT_POSITION,
     ) -> int:
-        """Publish targets ``actions`` (H, dof) for ``start_t_ns + i * dt_ns``, H up to 128."""
+        """Publish targets ``actions`` (H, dof) for ``start_t_ns + i * dt_ns``, H up to 128, each
+        as ``send`` takes it."""
         rows = np.asarray(actions, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.dof or not 2 <= len(rows) <= CHUNK_ROWS:
             raise CommandRefusedError(
@@ -103,7 +116,7 @@ class Lease:
             )
         if dt_ns <= 0:
             raise CommandRefusedError(f"a chunk's dt_ns is positive, not {dt_ns}")
-        with self._record(rows) as record:
+        with self._record(rows, mode) as record:
             record["start_t_ns"] = start_t_ns
             record["dt_ns"] = dt_ns
             record["observation_t_ns"] = observation_t_ns
@@ -111,7 +124,7 @@ class Lease:
         return self._seq - 1
 
     @contextlib.contextmanager
-    def _record(self, rows: NDArray[np.float64]) -> Iterator[Any]:
+    def _record(self, rows: NDArray[np.float64], mode: CommandMode) -> Iterator[Any]:
         """The next mailbox record, filled as an immediate target for the caller to amend."""
         self.renew()
         if self.lost is not None:
@@ -121,6 +134,7 @@ class Lease:
             record["seq"] = self._seq
             record["t_ns"] = time.monotonic_ns()
             record["source"] = self.source
+            record["mode"] = mode
             record["rows"] = len(rows)
             record["start_t_ns"] = 0
             record["dt_ns"] = 0

@@ -13,7 +13,15 @@ from robot_stack.safety.limits import ForwardKinematics
 from robot_stack.spec import CameraSpec, RobotSpec
 from robot_stack.types import CommandMode, Frame, RobotState
 
-__all__ = ["Camera", "CollisionGuard", "Device", "Robot", "Teleoperator"]
+__all__ = [
+    "Camera",
+    "CollisionGuard",
+    "Device",
+    "InverseKinematics",
+    "PoseRobot",
+    "Robot",
+    "Teleoperator",
+]
 
 
 class Device(Protocol):
@@ -37,7 +45,7 @@ class Device(Protocol):
 
 @runtime_checkable
 class Robot(Device, Protocol):
-    """A joint-position robot, driven by one arm process.
+    """A joint-position robot, driven by one arm process; a ``PoseRobot`` takes poses as well.
 
     All vectors have shape (spec.dof,), in the order and units of ``spec.joints``. Only the
     arm process calls ``write``, after its SafetyFilter.
@@ -87,6 +95,35 @@ class Robot(Device, Protocol):
     def recover(self) -> None:
         """Clear what ``faults`` reports where the device can (reboot, reapply settings), holding
         all other joints; DeviceError names what could not be cleared."""
+
+
+class InverseKinematics(Protocol):
+    """Joints for poses of the end effector: x y z in m and a quaternion w x y z, in the base frame.
+
+    Used in every tick of the control loop: each call takes well under a millisecond.
+    """
+
+    @property
+    def residual(self) -> tuple[float, float]:
+        """What the last solution leaves to its pose: metres and radians, NaN when unknown."""
+
+    def pose(self, q: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The end effector's pose (7,) at joints ``q``, of which the first seven count."""
+
+    def solve(
+        self, pose: NDArray[np.float64], q_ref: NDArray[np.float64], dt_s: float
+    ) -> NDArray[np.float64]:
+        """Joints (7,) within the limits, as near to ``pose`` (7,) as it gets from ``q_ref`` (7,),
+        what was last sent; ``dt_s`` is the time until the solution is to be there. Finite for
+        whatever ``pose`` is, and never farther from ``q_ref`` than the robot can stop in."""
+
+
+@runtime_checkable
+class PoseRobot(Protocol):
+    """A robot that takes ``CommandMode.EE_POSE``: seven joints first, then a gripper or nothing."""
+
+    def inverse_kinematics(self) -> InverseKinematics:
+        """Of its end effector, within the limits of its spec. Works before ``connect``."""
 
 
 @runtime_checkable

@@ -63,7 +63,10 @@ def tick_record(dof: int) -> np.dtype[Any]:
             ("dq", "<f8", (dof,)),
             ("tau", "<f8", (dof,)),
             ("age_s", "<f4", (dof,)),
-            ("asked", "<f8", (dof,)),  # NaN when nobody asked
+            ("asked", "<f8", (dof,)),  # NaN when nobody asked; joints, whatever the mode
+            ("mode", "u1"),  # types.CommandMode of what was asked
+            ("asked_pose", "<f8", (7,)),  # in EE_POSE: xyz in m, quaternion wxyz; NaN otherwise
+            ("ee_pose", "<f8", (7,)),  # measured, NaN when the device does not say
             ("sent", "<f8", (dof,)),
             ("rest", "<f8", (dof,)),  # where braking from here would end: what peers must avoid
             ("sent_t_ns", "<i8"),  # when the write returned
@@ -101,6 +104,7 @@ def command_record(dof: int) -> np.dtype[Any]:
             ("seq", "<i8"),
             ("t_ns", "<i8"),  # when it was made; staleness counts from here
             ("source", "u1"),
+            ("mode", "u1"),  # types.CommandMode of the target
             ("rows", "<u2"),
             ("start_t_ns", "<i8"),  # time of row 0; rows are dt_ns apart
             ("dt_ns", "<i8"),

@@ -92,6 +92,7 @@ class Difference(IntFlag):
     STARVED = 1 << 11
     TORQUE_OFF = 1 << 12
     NOT_WRITTEN = 1 << 13
+    REACH = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class ActionChunk:
-    """Targets ``actions`` (H, D) for ``start_t_ns + i * dt_ns``.
+    """Targets ``actions`` (H, D), in ``mode``, for ``start_t_ns + i * dt_ns``.
 
     ``observation_t_ns`` is the capture time of the observation that the chunk answers.
     """
@@ -163,3 +164,4 @@ class ActionChunk:
     source: Source
     token: int
     chunk_id: int = -1
+    mode: CommandMode = CommandMode.JOINT_POSITION

@@ -19,18 +19,26 @@ from numpy.typing import NDArray
 from robot_stack import registry
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ConfigError, DeviceError, RobotStackError
-from robot_stack.interfaces import CollisionGuard, Robot
+from robot_stack.interfaces import CollisionGuard, PoseRobot, Robot
 from robot_stack.realtime import Rate, setup, sleep_until
 from robot_stack.records import ring_path, tick_record
 from robot_stack.safety.filter import SafetyFilter
 from robot_stack.safety.limits import WorkspaceBox
 from robot_stack.shared_memory import Flag, RingWriter
-from robot_stack.types import Difference, Lifecycle, RobotState, Source, StopCategory
+from robot_stack.types import (
+    CommandMode,
+    Difference,
+    Lifecycle,
+    RobotState,
+    Source,
+    StopCategory,
+)
 
 from .chunk_buffer import ChunkBuffer
 from .inbox import Inbox
 from .orders import Orders
 from .peers import Peers
+from .poses import POSE, PoseFollower
 
 __all__ = ["ArmProcess", "main"]
 
@@ -66,7 +74,16 @@ class ArmProcess:
         self._silence_s = self.spec.limits("silence_s")
         self.filter = SafetyFilter(self.spec, self.period_s, workspace=self._workspace())
         self.buffer = ChunkBuffer(dof, stale_s=self.group.stale_s)
-        self.inbox = Inbox(station.station, self.group.name, slice(start, start + dof), self.buffer)
+        self.poses: PoseFollower | None = None
+        if isinstance(self.robot, PoseRobot):
+            self.poses = PoseFollower(self.robot.inverse_kinematics(), self.period_s)
+        self.inbox = Inbox(
+            station.station,
+            self.group.name,
+            slice(start, start + dof),
+            self.buffer,
+            poses=self.poses is not None,
+        )
         peers = [robot for robot in self.group.robots if robot != name]
         self.peers = Peers(station.station, peers, self.group.peer_timeout_s)
         self.guard: CollisionGuard | None = None
@@ -98,6 +115,9 @@ class ArmProcess:
         self.sent_t_ns = -1
         self.torque: NDArray[np.bool_] = np.zeros(dof, dtype=bool)
         self._asked = np.full(dof, math.nan)
+        self._mode = CommandMode.JOINT_POSITION
+        self._asked_pose = np.full(POSE, math.nan)
+        self._difference = Difference.NONE
         self._heard_s = time.monotonic()
         self._retry_at_s = 0.0
         self._chunk = (-1, -1, -1)
@@ -160,6 +180,8 @@ class ArmProcess:
     def turn(self) -> tuple[Difference, float]:
         """One tick: returns why sent differs from asked, and the guard's distance."""
         self._asked[:] = math.nan
+        if self._mode is CommandMode.EE_POSE:
+            self._asked_pose[:] = math.nan
         if not self.connected and not self._connect():
             self.orders.take()
             return Difference.NOT_WRITTEN, math.nan
@@ -171,7 +193,8 @@ class ArmProcess:
             return Difference.NOT_WRITTEN, math.nan
         leased = self.inbox.poll(now_ns)
         target, difference = self._pick(now_ns, leased)
-        return self._send(target, difference)
+        self._difference, distance = self._send(target, difference)
+        return self._difference, distance
 
     # -- read --------------------------------------------------------------------------------
 
@@ -268,11 +291,30 @@ class ArmProcess:
         if time.monotonic() - self._heard_s > SILENCE_S / 2:
             return None, Difference.STALE
         sample = self.buffer.target(now_ns)
-        difference = sample.difference | self.inbox.refused
-        if sample.target is not None:
-            self._asked[:] = sample.target
+        target, difference = sample.target, sample.difference | self.inbox.refused
         self._chunk = (sample.chunk_id, sample.index, sample.observation_t_ns)
-        return sample.target, difference
+        if sample.mode is not self._mode:
+            self._change_mode(sample.mode)
+        if target is not None and self._mode is CommandMode.EE_POSE:
+            target, why = self._joints(target)
+            difference |= why
+        if target is not None:
+            self._asked[:] = target
+        return target, difference
+
+    def _change_mode(self, mode: CommandMode) -> None:
+        self._mode = mode
+        self._asked_pose[:] = math.nan
+        if self.poses is not None:
+            self.poses.leave()
+
+    def _joints(self, target: NDArray[np.float64]) -> tuple[NDArray[np.float64] | None, Difference]:
+        """The joints for the pose that ``target`` (dof,) begins with."""
+        assert self.poses is not None  # the inbox lets no pose through without
+        self._asked_pose[:] = target[:POSE]
+        return self.poses.joints(
+            target, self.sent, engaged=self.filter.engaged, last=self._difference
+        )
 
     def _send(
         self, target: NDArray[np.float64] | None, difference: Difference
@@ -337,6 +379,9 @@ class ArmProcess:
         record["tau"] = state.tau
         record["age_s"] = state.age_s if self.connected else (woke_ns - state.t_ns) / 1e9
         record["asked"] = self._asked
+        record["mode"] = self._mode
+        record["asked_pose"] = self._asked_pose
+        record["ee_pose"] = math.nan if state.ee_pose is None else state.ee_pose
         record["sent"] = self.sent
         record["rest"] = self.rest
         record["sent_t_ns"] = self.sent_t_ns

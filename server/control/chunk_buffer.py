@@ -4,7 +4,8 @@ One plan of timed rows. A chunk replaces the plan from its first row on; what ha
 An immediate target replaces it all. Between rows the target follows a monotone cubic (tangents of
 Fritsch and Butland 1984), so it never leaves the range of the two rows beside it. Through the
 SafetyFilter, 25 Hz rows of a smooth motion come out at 500 Hz with a fifth of the jerk that
-straight lines leave, and meet the acceleration limit a third as often.
+straight lines leave, and meet the acceleration limit a third as often. Poses go the same way, their
+quaternions the short way round and at length one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_stack.types import ActionChunk, Difference
+from robot_stack.types import ActionChunk, CommandMode, Difference
+
+from .poses import aligned, are_poses, normalize
 
 __all__ = ["ChunkBuffer", "Sample"]
 
@@ -30,7 +33,8 @@ class Sample:
     """The target (D,) of a moment, None to decelerate and hold; where it came from.
 
     ``chunk_id`` and ``index`` name the chunk's row that is in force, -1 for immediate targets;
-    ``observation_t_ns`` is when what the chunk answers was captured, -1 when unknown.
+    ``observation_t_ns`` is when what the chunk answers was captured, -1 when unknown; ``mode`` is
+    what the target's numbers are.
     """
 
     target: Array | None
@@ -38,6 +42,7 @@ class Sample:
     index: int
     difference: Difference
     observation_t_ns: int = -1
+    mode: CommandMode = CommandMode.JOINT_POSITION
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +52,12 @@ class _Row:
     chunk_id: int = -1
     index: int = -1
     observation_t_ns: int = -1
+    mode: CommandMode = CommandMode.JOINT_POSITION
 
     def sample(self, target: Array, difference: Difference) -> Sample:
-        return Sample(target, self.chunk_id, self.index, difference, self.observation_t_ns)
+        return Sample(
+            target, self.chunk_id, self.index, difference, self.observation_t_ns, self.mode
+        )
 
 
 NOTHING_YET = Sample(None, -1, -1, Difference.NONE)
@@ -66,7 +74,8 @@ class ChunkBuffer:
     Late commands: from one row's time after a chunk's last row on, that row is held (STARVED);
     ``stale_s`` later, or ``stale_s`` after the newest immediate target was made, there is no target
     (STALE). A chunk that comes when all of it has passed is ignored. A malformed command changes
-    nothing and marks the next sample INVALID.
+    nothing and marks the next sample INVALID. Nothing lies between a row of joints and a pose: the
+    first is held until the other's time.
     """
 
     def __init__(self, dof: int, *, stale_s: float = 0.1) -> None:
@@ -87,12 +96,14 @@ class ChunkBuffer:
         self._made_ns: list[int] = []  # of the last three immediate targets
         self._cubic: tuple[_Row, float, Array, Array, Array] | None = None
 
-    def put_target(self, t_ns: int, target: Array) -> None:
+    def put_target(
+        self, t_ns: int, target: Array, mode: CommandMode = CommandMode.JOINT_POSITION
+    ) -> None:
         """One immediate target (D,), made at ``t_ns``: it replaces all that was planned."""
-        if target.shape != (self._dof,) or not np.isfinite(target).all():
+        if target.shape != (self._dof,) or not _sound(target[None], mode):
             self._invalid = True
             return
-        self._new.append(_Row(t_ns, target))
+        self._new.append(_Row(t_ns, target, mode=mode))
 
     def put_chunk(self, chunk: ActionChunk) -> None:
         """Rows for ``start_t_ns + i * dt_ns``: they replace what was planned from the first on."""
@@ -102,7 +113,7 @@ class ChunkBuffer:
             or not len(rows)
             or rows.shape[1] != self._dof
             or chunk.dt_ns <= 0
-            or not np.isfinite(rows).all()
+            or not _sound(rows, chunk.mode)
         ):
             self._invalid = True
             return
@@ -127,17 +138,20 @@ class ChunkBuffer:
     # -- commands ----------------------------------------------------------------------------
 
     def _take_target(self, row: _Row, now_ns: int, tick_ns: int) -> None:
-        before = self._sample(now_ns - tick_ns).target  # the last output, unless a plan intervened
+        last = self._sample(now_ns - tick_ns)  # the last output, unless a plan intervened
+        before = last.target if last.mode is row.mode else None
         made_ns = min(row.t_ns, now_ns)  # a clock that runs ahead must not put off staleness
         self._made_ns = [*self._made_ns[-2:], made_ns] if self._starves_ns is None else [made_ns]
         period_ns = min(np.diff(self._made_ns).tolist(), default=0)
         self._starves_ns = None
         self._expires_ns = made_ns + self._stale_ns
         if before is None or not PASS_THROUGH * tick_ns <= period_ns <= self._stale_ns:
-            self._plan([_Row(now_ns, row.target)])
+            self._plan([replace(row, t_ns=now_ns)])
             return
         begin_ns = now_ns - tick_ns  # so that this tick's output moves already
-        self._plan([_Row(begin_ns, before), _Row(begin_ns + period_ns, row.target)])
+        self._plan(
+            [replace(row, t_ns=begin_ns, target=before), replace(row, t_ns=begin_ns + period_ns)]
+        )
 
     def _take_chunk(self, chunk: ActionChunk, now_ns: int) -> None:
         start_ns, dt_ns, count = chunk.start_t_ns, chunk.dt_ns, len(chunk.actions)
@@ -146,7 +160,14 @@ class ChunkBuffer:
         before = self._before(start_ns, start_ns - dt_ns, now_ns) if start_ns > now_ns else []
         first = max(0, (now_ns - start_ns) // dt_ns - 1)  # one more, for the tangent
         rows = [
-            _Row(start_ns + i * dt_ns, chunk.actions[i], chunk.chunk_id, i, chunk.observation_t_ns)
+            _Row(
+                start_ns + i * dt_ns,
+                chunk.actions[i],
+                chunk.chunk_id,
+                i,
+                chunk.observation_t_ns,
+                chunk.mode,
+            )
             for i in range(first, count)
         ]
         self._plan(before + rows)
@@ -163,12 +184,16 @@ class ChunkBuffer:
         if now.target is None:
             rows = rows[ahead:]
         elif ahead == len(rows):
-            rows = [_Row(now_ns, now.target, now.chunk_id, now.index, now.observation_t_ns)]
+            rows = [
+                _Row(now_ns, now.target, now.chunk_id, now.index, now.observation_t_ns, now.mode)
+            ]
         if rows and rows[-1].t_ns < meet_ns:
             rows.append(replace(rows[-1], t_ns=meet_ns))
         return rows
 
     def _plan(self, rows: list[_Row]) -> None:
+        if any(row.mode is CommandMode.EE_POSE for row in rows):
+            rows = _smooth(rows)
         self._rows = rows
         self._cubic = None
 
@@ -186,7 +211,12 @@ class ChunkBuffer:
             starved = self._starves_ns is not None and now_ns >= self._starves_ns
             difference = Difference.STARVED if starved else Difference.NONE
             return row.sample(row.target, difference)
-        return row.sample(self._between(following, now_ns), Difference.NONE)
+        if row.mode is not self._rows[following].mode:
+            return row.sample(row.target, Difference.NONE)
+        between = self._between(following, now_ns)
+        if row.mode is CommandMode.EE_POSE:
+            normalize(between)
+        return row.sample(between, Difference.NONE)
 
     def _between(self, following: int, now_ns: int) -> Array:
         """The cubic between row ``following - 1`` and ``following``."""
@@ -203,10 +233,11 @@ class ChunkBuffer:
         rise = upcoming.target - row.target
         tangents = []
         for at in (following - 1, following):
-            if not 0 < at < len(self._rows) - 1:
+            around = self._rows[max(at - 1, 0) : at + 2]
+            if len(around) < 3 or any(beside.mode is not row.mode for beside in around):
                 tangents.append(rise)
                 continue
-            left, middle, right = self._rows[at - 1 : at + 2]
+            left, middle, right = around
             before = (middle.target - left.target) / (middle.t_ns - left.t_ns)
             after = (right.target - middle.target) / (right.t_ns - middle.t_ns)
             same = before * after > 0.0
@@ -214,6 +245,23 @@ class ChunkBuffer:
             tangents.append(mean * span_ns)
         begin, end = tangents
         return row, span_ns, begin, 3.0 * rise - 2.0 * begin - end, begin + end - 2.0 * rise
+
+
+def _sound(rows: Array, mode: CommandMode) -> bool:
+    """Whether rows (H, D) are what ``mode`` says."""
+    return bool(np.isfinite(rows).all()) and (mode is not CommandMode.EE_POSE or are_poses(rows))
+
+
+def _smooth(rows: list[_Row]) -> list[_Row]:
+    """Rows whose poses have quaternions of length one, each with the sign of its predecessor."""
+    smooth: list[_Row] = []
+    for row in rows:
+        if row.mode is not CommandMode.EE_POSE:
+            smooth.append(row)
+            continue
+        before = smooth[-1].target if smooth and smooth[-1].mode is row.mode else None
+        smooth.append(replace(row, target=aligned(row.target, before)))
+    return smooth
 
 
 def _time(row: _Row) -> int:

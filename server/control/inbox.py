@@ -9,9 +9,10 @@ import numpy as np
 from robot_stack.errors import SharedMemoryError
 from robot_stack.records import command_record, lease_path, mailbox_path
 from robot_stack.shared_memory import Ring
-from robot_stack.types import ActionChunk, Difference, Source
+from robot_stack.types import ActionChunk, CommandMode, Difference, Source
 
 from .chunk_buffer import ChunkBuffer
+from .poses import are_poses
 
 __all__ = ["Inbox"]
 
@@ -23,15 +24,19 @@ class Inbox:
     """Follows the group's lease block and the holder's mailbox into a chunk buffer.
 
     ``poll`` costs two seqlock reads a tick when nothing is new. A command that carries another
-    token than the lease's, a time in the future or before its predecessor's, or a number that is
-    not finite is refused: it leaves the buffer as it was and its reason in ``refused``.
+    token than the lease's, a time in the future or before its predecessor's, a number that is not
+    finite, or poses when the robot takes none (``poses``) is refused: it leaves the buffer as it
+    was and its reason in ``refused``.
     """
 
-    def __init__(self, station: str, group: str, columns: slice, buffer: ChunkBuffer) -> None:
+    def __init__(
+        self, station: str, group: str, columns: slice, buffer: ChunkBuffer, *, poses: bool = False
+    ) -> None:
         self.station = station
         self.group = group
         self.columns = columns
         self.buffer = buffer
+        self.poses = poses
         self.token = -1
         self.source = Source.NONE
         self.seq = -1
@@ -117,13 +122,17 @@ class Inbox:
             return
         try:
             source = Source(int(record["source"]))
+            mode = CommandMode(int(record["mode"]))
         except ValueError:
+            self.refused |= Difference.INVALID
+            return
+        if mode is CommandMode.EE_POSE and not (self.poses and are_poses(actions)):
             self.refused |= Difference.INVALID
             return
         self._newest_t_ns = t_ns
         self.seq, self.command_t_ns, self.source = int(record["seq"]), t_ns, source
         if rows == 1:
-            self.buffer.put_target(t_ns, actions[0].copy())
+            self.buffer.put_target(t_ns, actions[0].copy(), mode)
             return
         self.buffer.put_chunk(
             ActionChunk(
@@ -134,5 +143,6 @@ class Inbox:
                 source=source,
                 token=self.token,
                 chunk_id=int(record["chunk_id"]),
+                mode=mode,
             )
         )

@@ -14,7 +14,7 @@ from robot_stack.errors import ControlPlaneError
 from robot_stack.interfaces import Robot
 from robot_stack.records import CHUNK_ROWS, command_record, mailbox_path
 from robot_stack.shared_memory import RingWriter
-from robot_stack.types import Lifecycle, Source
+from robot_stack.types import CommandMode, Lifecycle, Source
 
 from .lease import LeaseTable
 from .view import ArmView
@@ -69,6 +69,7 @@ def move_group(
             record["seq"] = 0
             record["t_ns"] = time.monotonic_ns()
             record["source"] = Source.SUPERVISOR
+            record["mode"] = CommandMode.JOINT_POSITION
             record["rows"] = len(path)
             record["start_t_ns"] = time.monotonic_ns() + LEAD_NS
             record["dt_ns"] = int(dt_s * 1e9)
