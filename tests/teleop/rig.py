@@ -112,6 +112,7 @@ class Node:
         self.fd = os.open(self.path, os.O_RDWR)
         if self.packets:
             fcntl.fcntl(self.fd, fcntl.F_SETFL, os.O_DIRECT)
+            fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, 1 << 20)  # a page holds one packet
 
     def send(self, data: bytes) -> None:
         os.write(self.fd, data)
