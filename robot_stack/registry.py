@@ -63,6 +63,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     "doctor": {
         "aloha": "hardware.aloha.doctor:checks",
         "cameras": "hardware.cameras.doctor:checks",
+        "franka": "hardware.franka.doctor:checks",
         "input": "hardware.input.doctor:checks",
     },
 }

@@ -15,7 +15,7 @@ own damping alone bounds it. (The price is a lag of D/K behind a moving referenc
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import math
 from typing import Any
 
@@ -106,12 +106,18 @@ class PandaBackend:
 
     def close(self) -> None:
         panda, self._panda = self._panda, None
-        if panda is not None and self._controller is not None:
-            with contextlib.suppress(RuntimeError):
-                panda.stop_controller()
-        self._controller = None
+        moving, self._controller = self._controller is not None, None
         self._reference = None
         self._resting = False
+        if panda is None:
+            return
+        try:
+            if moving:
+                panda.stop_controller()
+            panda.refresh_state()
+        except RuntimeError:
+            # Its destructor asks for a state, and ends the process when none comes: let it be.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(panda))
 
     # -- state -------------------------------------------------------------------------------
 
