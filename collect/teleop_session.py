@@ -18,7 +18,7 @@ from robot_stack import registry
 from robot_stack.client import Lease, StationClient
 from robot_stack.config import Station, TeleopConfig
 from robot_stack.errors import ConfigError, ControlPlaneError, LeaseError, SharedMemoryError
-from robot_stack.interfaces import Teleoperator
+from robot_stack.interfaces import InverseKinematics, PoseRobot, Teleoperator
 from robot_stack.spec import RobotSpec
 from robot_stack.types import CommandMode, Difference, Lifecycle, Source
 
@@ -69,7 +69,7 @@ class TeleopSession:
         self.follower_group = teleop.group
         self.followers = station.groups[self.follower_group].robots
         self.specs: dict[str, RobotSpec] = {}
-        self._kinematics: dict[str, Any] = {}
+        self._kinematics: dict[str, InverseKinematics] = {}
         for name in self.followers:
             robot = self._robot(name)
             self.specs[name] = robot.spec
@@ -86,14 +86,13 @@ class TeleopSession:
         config = self.station.robots[name]
         return registry.load("robot", config.driver).from_config(config, self.station)
 
-    def _poses_of(self, name: str, robot: Any, teleop: TeleopConfig) -> Any:
-        make = getattr(robot, "inverse_kinematics", None)
-        if make is None:
+    def _poses_of(self, name: str, robot: Any, teleop: TeleopConfig) -> InverseKinematics:
+        if not isinstance(robot, PoseRobot):
             raise ConfigError(
                 f"{teleop.driver} says where an end effector shall be, and robot {name!r} "
                 f"({self.specs[name].embodiment}) takes only joints: use leader_arms or gello"
             )
-        return make()
+        return robot.inverse_kinematics()
 
     @property
     def lease_groups(self) -> list[str]:
