@@ -14,9 +14,8 @@ StartArm = Callable[..., FrankaProcess]
 
 @pytest.fixture(scope="session")
 def arms() -> Iterator[StartArm]:
-    """`arms(version, lock_step=...)`: a running virtual arm, the same one for the same arguments.
-
-    Tests leave it idle and without faults: see `arm`.
+    """`arms(version, lock_step=...)`: a running virtual arm, the same one for the same arguments,
+    as switched off and on again; a test that ruins it takes `own_arm`.
     """
     running: dict[tuple[int, bool], FrankaProcess] = {}
 
@@ -24,6 +23,7 @@ def arms() -> Iterator[StartArm]:
         key = (version, lock_step)
         if key not in running:
             running[key] = FrankaProcess(version, lock_step=lock_step)
+        running[key].call("reset")
         return running[key]
 
     yield start

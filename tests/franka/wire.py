@@ -34,7 +34,7 @@ class Client:
         self.version = version
         self.tcp = socket.create_connection((address, 1337), timeout=TIMEOUT_S)
         self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.udp.bind((address, 0))
+        self.udp.bind(("", 0))
         self.udp.settimeout(TIMEOUT_S)
         self.robot: tuple[str, int] | None = None
         self._next = 1

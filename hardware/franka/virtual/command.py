@@ -19,6 +19,7 @@ EPILOG = """one Franka arm alone (FR3, or FER with --server-version 5), with its
   robot-stack virtual franka                                    until Ctrl-C, at 127.0.0.2
   robot-stack virtual franka --server-version 5 --address 127.0.0.3
   robot-stack virtual franka status                             how the arm at 127.0.0.2 is doing
+  robot-stack virtual franka reset                              as switched off and on again
   robot-stack virtual franka fault kind=reflex name=cartesian_reflex
   robot-stack virtual franka fault kind=lost_commands rate=0.05
   robot-stack virtual franka fault kind=user_stop active=false --address 127.0.0.3

@@ -190,11 +190,19 @@ class VirtualGripper:
         self._job = None
         self._reply(job.command, job.request_id, status)
 
-    def _stop(self, request_id: int) -> None:
-        self._body.stop_fingers()
+    def reset(self) -> None:
+        """Nothing held, nothing to do; a command under way is aborted."""
+        self.grasped = False
+        self._abort()
+
+    def _abort(self) -> None:
         if self._job is not None:
             job, self._job = self._job, None
             self._reply(job.command, job.request_id, GripperStatus.ABORTED)
+
+    def _stop(self, request_id: int) -> None:
+        self._body.stop_fingers()
+        self._abort()
         self._reply(GripperCommand.STOP, request_id, GripperStatus.SUCCESS)
 
     def _reply(self, command: GripperCommand, request_id: int, status: GripperStatus) -> None:

@@ -202,6 +202,15 @@ class Motion:
             self.reflex((_COMMUNICATION,))
         self._outcome = self._recovered = None
 
+    def reset(self) -> None:
+        """The robot as after switching it on, wherever its joints are now."""
+        self._errors = ()
+        self.state.errors = self.state.reflex_reason = error_flags(())
+        self._recovering = 0
+        self.setpoint = Setpoint(self.body.q)
+        self._end(Status.ABORTED)
+        self.mode = RobotMode.IDLE
+
     def reflex(self, names: Iterable[str]) -> None:
         """Stop at once for these errors. A reflex in a reflex adds its errors."""
         names = tuple(names)

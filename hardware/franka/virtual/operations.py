@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hardware.franka.fci import ERROR_INDEX
+from hardware.franka.kinematics import HOME
 from hardware.franka.virtual.server import VirtualArm
 from robot_stack.config import parse, within
 from robot_stack.errors import ConfigError
@@ -57,6 +58,11 @@ class _Version:
 @dataclass(frozen=True)
 class _Push:
     wrench: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Reset:
+    q: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,8 @@ def status(arm: VirtualArm) -> dict[str, Any]:
 
 
 def operations(arm: VirtualArm) -> dict[str, Operation]:
-    """Operations of one arm by name: `status`, and `fault` with its `kind` and arguments."""
+    """Operations of one arm by name: `status`; `fault` with its `kind` and arguments; `reset`
+    (as switched off and on again, at home or at `q`)."""
 
     def fault(request: Request) -> Request:
         arguments = dict(request)
@@ -156,4 +163,11 @@ def operations(arm: VirtualArm) -> dict[str, Operation]:
         parse(_Nothing, request, "status")
         return status(arm)
 
-    return {"status": tell, "fault": fault}
+    def reset(request: Request) -> Request:
+        arguments = parse(_Reset, request, "reset")
+        if len(arguments.q) not in (0, 7):
+            raise ConfigError("reset: q has seven angles (rad), or is left out")
+        arm.reset(arguments.q or HOME)
+        return {}
+
+    return {"status": tell, "fault": fault, "reset": reset}

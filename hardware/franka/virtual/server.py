@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hardware.franka.fci import (
     COMMAND_IDS,
@@ -28,6 +29,7 @@ from hardware.franka.fci import (
     Status,
     Version,
 )
+from hardware.franka.kinematics import HOME
 from hardware.franka.limits import Model
 from hardware.franka.virtual.body import Body
 from hardware.franka.virtual.clock import Clock
@@ -271,6 +273,16 @@ class VirtualArm:
         self._port.reply(COMMAND_IDS[self.version][command], request_id, bytes([number]) + rest)
 
     # -- faults and ends -------------------------------------------------------------------------
+
+    def reset(self, q: ArrayLike = HOME) -> None:
+        """Switched off and on again, at rest at `q` (7,) rad with open fingers; no faults. The
+        client stays connected, a motion of it is aborted."""
+        self.faults.calm()
+        self.settings.reset()
+        self.body.push(None)
+        self.body.place(q)
+        self.gripper.reset()
+        self.motion.reset()
 
     def half_close(self) -> None:
         """End the server's direction of TCP, and keep on sending states."""

@@ -46,6 +46,11 @@ class Settings:
 
     def __init__(self) -> None:
         self.revision = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """As after booting."""
+        self.revision += 1
         self.torque: Array = np.repeat([[20.0], [20.0], [10.0], [10.0]], 7, axis=1)
         self.force: Array = np.repeat([[20.0], [20.0], [10.0], [10.0]], 6, axis=1)
         self.torque[1] = self.torque[3] = 20.0
