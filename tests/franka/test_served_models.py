@@ -25,7 +25,6 @@ state, model = robot.read_once(), robot.load_model()
 state = robot.read_once()
 print(json.dumps({
     "q": list(state.q), "mass": list(model.mass(state)), "gravity": list(model.gravity(state)),
-    "coriolis": list(model.coriolis(state)),
     "jacobian": list(model.zero_jacobian(state)), "pose": list(state.O_T_EE),
 }))
 """
@@ -39,7 +38,6 @@ state = robot.read_once()
 frame = libfranka.Frame.kEndEffector
 print(json.dumps({
     "q": list(state.q), "mass": list(model.mass(state)), "gravity": list(model.gravity(state)),
-    "coriolis": list(model.coriolis(state)),
     "jacobian": list(model.zero_jacobian(frame, state)), "pose": list(model.pose(frame, state)),
 }))
 """
@@ -72,7 +70,6 @@ def test_a_client_computes_what_the_body_does(version: int, model: Model, script
     mass = np.array(answer["mass"]).reshape(7, 7)
     np.testing.assert_allclose(mass, body.mass_matrix(), atol=2e-4)
     np.testing.assert_allclose(answer["gravity"], body.gravity(), atol=1e-4)
-    np.testing.assert_allclose(answer["coriolis"], np.zeros(7), atol=1e-3)
     jacobian = np.array(answer["jacobian"]).reshape(7, 6).T
     np.testing.assert_allclose(jacobian, body.jacobian(), atol=1e-5)
     pose = np.array(answer["pose"]).reshape(4, 4).T
