@@ -37,6 +37,7 @@ __all__ = ["Gello", "followed_arm"]
 
 Array = NDArray[np.float64]
 
+TURN = 2 * math.pi
 FASTEST_NS = 8_000_000
 LATENCY_S = 0.002  # of a USB adapter, and of the servos' own delay
 RETRY_NS = 500_000_000
@@ -147,7 +148,8 @@ class Gello:
         self._held = np.array(held, dtype=np.float64)
         self._clutch.release()
         self._live = False
-        self._mine[:] = math.nan
+        robot, mine = self._held[self._columns], self._mine
+        self._mine = mine + np.where(self._joint, TURN * np.rint((robot - mine) / TURN), 0.0)
 
     def waiting(self) -> str | None:
         if self._live:
@@ -166,11 +168,16 @@ class Gello:
     def read(self) -> tuple[int, Array] | None:
         """The newest target, at the rate that the servos' baud rate affords."""
         now_ns = time.monotonic_ns()
-        held = self._deadman_held()
         angles = self._sample(now_ns)
-        if self._trouble or not held:
+        if self._trouble:
+            self._clutch.lose()
             self._end()
-        if angles is None or self._held is None:
+        if angles is None:
+            return None
+        held = self._deadman_held()
+        if not held:
+            self._end()
+        if self._held is None:
             return None
         robot = self._held[self._columns]
         before_ns, self._followed_ns = self._followed_ns, self._sampled_ns
@@ -247,8 +254,7 @@ class Gello:
         first to where the robot is."""
         joints = self.calibration.joints(angles[: len(self.config.ids)])
         before = np.where(np.isfinite(self._mine), self._mine, robot)[self._joint]
-        turns = np.rint((joints - before) / (2 * np.pi))
-        self._mine[self._joint] = joints - 2 * np.pi * turns
+        self._mine[self._joint] = joints - TURN * np.rint((joints - before) / TURN)
         if not self._joint.all():
             rest = robot[~self._joint][0]
             trigger = self.config.gripper_id is not None
