@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -83,12 +82,7 @@ class Observations:
         PolicyError ``bad_observation`` says what differs."""
         body, arrays = message.body, message.arrays
         times = body.get("t_ns")
-        if (
-            not isinstance(times, list)
-            or len(times) != self._moments
-            or not all(type(t) is int and 0 <= t <= MAX_TIME for t in times)
-            or any(b < a for a, b in itertools.pairwise(times))
-        ):
+        if not isinstance(times, list) or len(times) != self._moments or not _in_order(times):
             raise _fault(
                 f"'t_ns' must be {self._moments} capture times in ns, oldest first, not {times!r}",
                 "bad_observation",
@@ -98,18 +92,10 @@ class Observations:
                 f"the policy's rows are {self._dt_ns} ns apart, 'dt_ns' is {body.get('dt_ns')!r}",
                 "bad_observation",
             )
-        if self._wanted.keys() != arrays.keys():
-            sent = ", ".join(arrays) or "no arrays"
-            raise _fault(
-                f"the policy sees {', '.join(self._wanted)}; sent were {sent}", "bad_observation"
-            )
-        for name, (dtype, shape) in self._wanted.items():
-            array = arrays[name]
-            if array.dtype != dtype or array.shape != shape:
-                raise _fault(
-                    f"{name} must be {dtype.str} {shape}, not {array.dtype.str} {array.shape}",
-                    "bad_observation",
-                )
+        sent = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+        if sent != self._wanted:
+            raise self._misfit(sent)
+        for array in arrays.values():
             if not array.flags.writeable:
                 with contextlib.suppress(ValueError):
                     array.flags.writeable = True  # the server's own bytes; torch warns of others
@@ -125,3 +111,23 @@ class Observations:
             integer(body, "delay", 0, MAX_COUNT, 0),
         )
         return found, times[-1]
+
+    def _misfit(self, sent: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> PolicyError:
+        if sent.keys() != self._wanted.keys():
+            names = ", ".join(sent) or "no arrays"
+            text = f"the policy sees {', '.join(self._wanted)}; sent were {names}"
+            return _fault(text, "bad_observation")
+        name = next(name for name, wanted in self._wanted.items() if sent[name] != wanted)
+        (dtype, shape), (found, size) = self._wanted[name], sent[name]
+        text = f"{name} must be {dtype.str} {shape}, not {found.str} {size}"
+        return _fault(text, "bad_observation")
+
+
+def _in_order(times: list[Any]) -> bool:
+    """Whether they are capture times, oldest first."""
+    before = 0
+    for t in times:
+        if type(t) is not int or not before <= t <= MAX_TIME:
+            return False
+        before = t
+    return True
