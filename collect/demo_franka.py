@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from collect.dataset.film_strip import film_strip
-from collect.demo_outcome import Outcome, outcome_of, result_of, table_of
+from collect.demo_outcome import NEEDED_SHARE, Outcome, outcome_of, result_of, table_of
 from collect.demo_programs import Ending, Start, announced, last_words, programs, runtime
 from collect.session import RecordingSession
 from hardware.worlds.control import WorldClient
@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
     picture = args.directory / "demo_franka.png"
     film_strip([outcome.saved.path for outcome in outcomes], picture)
     result = result_of(outcomes) | {"hands": hands, "replayed": replayed}
-    result["ok"] = result["ok"] and replayed["ok"]
+    # Frames that a busy machine dropped are told, and are no failure of what was taught.
+    needed = NEEDED_SHARE * len(outcomes)
+    result["ok"] = result["successes"] >= needed and replayed["ok"]
     if not args.json:
         console.print(table_of(outcomes, "pick and place, taught to a virtual FR3"))
         console.print(_said_of(replayed), soft_wrap=True)
