@@ -39,6 +39,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "stop-device": ("server.control.stop_process", "listen to a stop button, pedal or key"),
     "identify": ("hardware.aloha.identify", "find out which port is which arm and camera"),
     "calibrate": ("hardware.aloha.calibrate", "measure a rig's grippers and joint offsets"),
+    "gello": ("hardware.teleop.gello_calibrate", "measure a GELLO leader's signs and offsets"),
     "virtual": ("server.control.virtual", "the world behind a virtual station; inject faults"),
     "eval": ("collect.evaluation.command", "score a policy in a world, over many seeds"),
     "demo": ("collect.demo", "virtual station, scripted operator, three recorded episodes"),

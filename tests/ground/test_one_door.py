@@ -44,6 +44,7 @@ OPENERS = {
     "hardware/aloha/measuring.py": "reads",
     "hardware/aloha/faults.py": "of the driver: reads",
     "hardware/teleop/gello.py": "reads a leader that has no torque",
+    "hardware/teleop/gello_calibrate.py": "reads",
 }
 # The servos themselves, on the far side of the wire.
 VIRTUAL = {
