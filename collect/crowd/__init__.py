@@ -1,0 +1,1 @@
+"""The public site: kiosk, leaderboard, review desk, and the data that comes of it."""
