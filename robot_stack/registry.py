@@ -28,6 +28,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "teleop": {
         "leader_arms": "hardware.teleop.leader:LeaderArms",
+        "browser": "hardware.teleop.browser:BrowserTeleoperator",
         "gello": "hardware.teleop.gello:Gello",
         "spacemouse": "hardware.teleop.spacemouse:SpaceMouse",
         "gamepad": "hardware.teleop.gamepad:Gamepad",

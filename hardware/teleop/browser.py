@@ -7,6 +7,7 @@ watches and ends. Between them is a ring of packets: what is not in it, or is ol
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import os
@@ -21,6 +22,7 @@ from hardware.teleop.cartesian import Array, CartesianTeleoperator, Clutch, Gras
 from hardware.teleop.mapper import Stick
 from robot_stack.config import Station, TeleopConfig, parse
 from robot_stack.errors import DeviceError, SharedMemoryError
+from robot_stack.registry import missing_dependency
 from robot_stack.shared_memory import Ring, RingWriter
 
 __all__ = ["BrowserTeleoperator", "PageProcess"]
@@ -44,6 +46,7 @@ class PageProcess:
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._said = b""
+        self._listening = False
         self._retry_s = 0.0
 
     def start(self) -> None:
@@ -52,7 +55,7 @@ class PageProcess:
         deadline = time.monotonic() + START_S
         while not self._listens():
             if not self._runs():
-                raise DeviceError(self._last_words())
+                raise DeviceError(f"no teleoperation page: {self.last_words()}")
             if time.monotonic() > deadline:
                 raise DeviceError(f"the teleoperation page was not served within {START_S:g} s")
             time.sleep(0.02)
@@ -85,7 +88,7 @@ class PageProcess:
 
     def _launch(self) -> None:
         port = [] if self._port is None else ["--port", str(self._port)]
-        self._said = b""
+        self._said, self._listening = b"", False
         self._process = subprocess.Popen(
             [*self._command, *port],
             stdin=subprocess.PIPE,
@@ -100,18 +103,23 @@ class PageProcess:
 
     def _listens(self) -> bool:
         """Whether it has said, in its one line, that it listens."""
-        if b"\n" not in self._said:
-            assert self._process is not None and self._process.stdout is not None
-            with contextlib.suppress(BlockingIOError):
-                self._said += os.read(self._process.stdout.fileno(), 4096)
-            if b"\n" in self._said and (answer := json.loads(self._said))["ok"]:
-                self.url, self._port = answer["url"], answer["port"]
+        if not self._listening and self._hear() and (answer := json.loads(self._said))["ok"]:
+            self.url, self._port = answer["url"], answer["port"]
+            self._listening = True
+        return self._listening
+
+    def _hear(self) -> bool:
+        """Take in what it says; whether its line is whole."""
+        assert self._process is not None and self._process.stdout is not None
+        with contextlib.suppress(BlockingIOError):
+            self._said += os.read(self._process.stdout.fileno(), 4096)
         return b"\n" in self._said
 
-    def _last_words(self) -> str:
-        with contextlib.suppress(ValueError):
+    def last_words(self) -> str:
+        """Why it ended, as far as it said."""
+        if self._process is not None and self._hear() and "error" in json.loads(self._said):
             return str(json.loads(self._said)["error"])
-        return "the process of the teleoperation page ended at once; its output says why"
+        return "its process ended; its output above says why"
 
     def _reap(self) -> None:
         if self._process is not None:
@@ -147,6 +155,11 @@ class BrowserTeleoperator(CartesianTeleoperator):
         return cls(options, grasp(config, station, options.robot), station.path)
 
     def _open(self) -> None:
+        for package in ("fastapi", "uvicorn", "cv2"):  # of the page's process
+            absent = importlib.util.find_spec(package) is None
+            lack = missing_dependency("teleop 'browser'", ModuleNotFoundError(name=package))
+            if absent and lack is not None:
+                raise lack
         self._state = RingWriter(state_path(self.grasp.station), STATE, STATE_SLOTS)
         self.page.start()
 
@@ -177,7 +190,7 @@ class BrowserTeleoperator(CartesianTeleoperator):
 
     def _poll(self, now_ns: int) -> Stick | None:
         if not self.page.serving():
-            self.trouble = "the page's process has ended and is being started again"
+            self.trouble = "the page's process has ended; it is being started again"
             return None
         released = self._take_packets()
         packet = self._newest
@@ -208,7 +221,7 @@ class BrowserTeleoperator(CartesianTeleoperator):
             if self._input is None:
                 self._input = Ring(input_path(self.grasp.station))
             elif self._input.closed and self._input.reopen():
-                self._seen = 0
+                self._seen, self._newest = 0, None
         except SharedMemoryError:
             self._newest = None
             return True

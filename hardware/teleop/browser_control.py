@@ -85,6 +85,7 @@ class Page:
 
     name: str  # the address it is at, for people
     seq: int = -1
+    echo_ms: float = -math.inf  # the newest beat that it has heard
     round_trip_s: float = math.nan
     late: int = 0
     doubled: int = 0
@@ -101,7 +102,6 @@ class Control:
     holder: Page | None = None
     grants: int = 0
     _held_ns: int = 0
-    _made_ns: int = 0
     _blank: Any = field(default_factory=lambda: np.zeros((), INPUT))
 
     def take(self, page: Page, now_ns: int) -> str | None:
@@ -144,7 +144,7 @@ class Control:
         trip_ms = self.clock.ms(now_ns) - hands.echo - hands.since
         if trip_ms < -BLUR_MS:
             raise ConfigError("hands: echo and since lie in the future")
-        page.seq = hands.seq
+        page.seq, page.echo_ms = hands.seq, hands.echo
         page.round_trip_s = max(0.0, trip_ms / 1e3)
         late = page.round_trip_s > self.config.max_round_trip_s
         page.late += late
@@ -152,11 +152,9 @@ class Control:
             return False
         if hands.deadman:
             self._held_ns = now_ns
-        self._made_ns = max(self._made_ns + 1, now_ns - round(page.round_trip_s / 2 * 1e9))
         self.ring.publish(
             (
                 now_ns,
-                self._made_ns,
                 self.grants,
                 hands.seq,
                 hands.deadman,
@@ -171,7 +169,6 @@ class Control:
     def _tell(self, now_ns: int, grant: int) -> None:
         """Control came or went: a record with everything let go."""
         record = self._blank
-        record["t_ns"] = record["made_t_ns"] = now_ns
-        record["grant"], record["seq"] = grant, -1
+        record["t_ns"], record["grant"], record["seq"] = now_ns, grant, -1
         record["gripper"], record["round_trip_s"] = math.nan, math.nan
         self.ring.publish(record)

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, WebSocket
@@ -36,7 +35,7 @@ from robot_stack.config import Station, TeleopConfig, load_station, parse
 from robot_stack.errors import ConfigError, RobotStackError
 from robot_stack.shared_memory import RingWriter
 
-__all__ = ["create_app", "main"]
+__all__ = ["PageService", "create_app", "main"]
 
 ASSETS = Path(__file__).parent / "browser_assets"
 FILES = ("index.html", "page.css", "page.js", "hands.js", "video.js")
@@ -47,8 +46,8 @@ GONE_S = 5.0  # a page that answers no ping for so long is gone
 SHUTDOWN_S = 1
 
 
-class _Service:
-    """All that the open pages share."""
+class PageService:
+    """All that the open pages share, and the ring that their hands go to."""
 
     def __init__(self, station: Station, teleop: TeleopConfig, config: BrowserConfig) -> None:
         self.station = station.station
@@ -82,17 +81,12 @@ class _Service:
         self.ring.close(unlink=True)
 
 
-def create_app(
-    station: Station, teleop: TeleopConfig, config: BrowserConfig, sessions: Sessions | None
-) -> PageGuard:
+def create_app(service: PageService, sessions: Sessions | None) -> PageGuard:
     """The ASGI application: ``/`` the page, ``/control`` and ``/video`` its WebSockets, and
-    ``POST /stop``. Its lifespan owns the input ring."""
-    services: list[_Service] = []
+    ``POST /stop``. It closes the service when it ends."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service = _Service(station, teleop, config)
-        services.append(service)
         following = asyncio.create_task(service.follow())
         try:
             yield
@@ -115,29 +109,28 @@ def create_app(
     async def stop(request: Request) -> JSONResponse:
         """STOP by a way of its own, should the page's socket be stuck."""
         host = "" if request.client is None else f" at {request.client.host}"
-        return JSONResponse({"message": services[0].stop(f"a page{host}")})
+        return JSONResponse({"message": service.stop(f"a page{host}")})
 
-    async def serve(socket: WebSocket, make: Any) -> None:
-        service = services[0]
+    async def serve(socket: WebSocket, session: ControlSession | VideoSession) -> None:
         if service.sockets >= MAX_SOCKETS:
             await socket.close(REFUSED)
             return
         await socket.accept()
         service.sockets += 1
         try:
-            await make(service).run()
+            await session.run()
         finally:
             service.sockets -= 1
 
     @app.websocket("/control")
     async def control(socket: WebSocket) -> None:
-        await serve(socket, lambda s: ControlSession(socket, s.control, s.robots, s.stop))
+        await serve(socket, ControlSession(socket, service.control, service.robots, service.stop))
 
     @app.websocket("/video")
     async def video(socket: WebSocket) -> None:
-        await serve(socket, lambda s: VideoSession(socket, s.cameras, s.clock, s.drawing))
+        await serve(socket, VideoSession(socket, service.cameras, service.clock, service.drawing))
 
-    return PageGuard(app, config, sessions)
+    return PageGuard(app, service.control.config, sessions)
 
 
 def _listen(config: BrowserConfig) -> socket.socket:
@@ -199,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"teleoperation page: {url}", file=sys.stderr)
         settings = uvicorn.Config(
-            create_app(station, station.teleop, config, sessions),
+            create_app(PageService(station, station.teleop, config), sessions),
             log_level="warning",
             ws_max_size=MAX_MESSAGE,
             ws_per_message_deflate=False,

@@ -19,7 +19,6 @@ __all__ = ["INPUT", "INPUT_SLOTS", "STATE", "STATE_SLOTS", "input_path", "state_
 INPUT = np.dtype(
     [
         ("t_ns", "<i8"),  # when the packet was here
-        ("made_t_ns", "<i8"),  # when the hands were so, as near as the round trip tells
         ("grant", "<i8"),  # grows whenever control goes to a page; -1: nobody has it
         ("seq", "<i8"),  # the page's own number of the packet; -1: control came or went
         ("deadman", "u1"),  # 1 while the dead-man switch is held

@@ -25,6 +25,7 @@ __all__ = ["ControlSession", "RobotsNow", "VideoSession"]
 
 BEAT_S = 0.05
 BEATS_A_STATUS = 2
+BEHIND_MS, BEHIND_S = 1000.0, 0.5  # a page that far behind gets so few, until it has caught up
 FRAME_S = 0.04
 SMALL_S = 0.5
 IN_FLIGHT = 3  # frames that a page has not drawn yet; a slow one gets fewer, always the newest
@@ -137,13 +138,15 @@ class ControlSession(_Session):
 
     async def _tell(self) -> None:
         turn = 0
+        begun_ms = self._now_ms()
         while True:
             if turn % BEATS_A_STATUS == 0:
                 await self._say("status", t=self._now_ms(), **self._status())
             else:
                 await self._say("beat", t=self._now_ms())
             turn += 1
-            await asyncio.sleep(BEAT_S)
+            behind = self._now_ms() - max(begun_ms, self._page.echo_ms) > BEHIND_MS
+            await asyncio.sleep(BEHIND_S if behind else BEAT_S)
 
     def _now_ms(self) -> float:
         return self._control.clock.ms(time.monotonic_ns())

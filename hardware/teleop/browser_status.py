@@ -58,8 +58,8 @@ class RobotsView:
         self._drop_flag()
 
     def describe(self) -> dict[str, Any]:
-        """JSON: ``station``; ``robots``; ``stop``, ``trouble`` and ``waiting``: why nothing moves, the first of
-        them that is not None; ``following``; ``gripper``, the opening that is asked for."""
+        """JSON: ``station``; ``robots``; ``stop``, ``trouble`` and ``waiting``: why nothing moves,
+        the first of them that is not None; ``following``; ``gripper``, the opening asked for."""
         robots = [self._robot(name) for name in self._robots]
         word = self._teleop()
         trouble = next((f"{r['name']}: {r['trouble']}" for r in robots if r["trouble"]), None)

@@ -138,7 +138,8 @@ let pressed = {};
 
 function readGamepad(stop) {
   const pad = [...(navigator.getGamepads?.() ?? [])].find((p) => p && p.mapping === "standard");
-  $("gamepad").textContent = pad ? pad.id.split("(")[0].trim() || "gamepad" : "no gamepad";
+  const name = pad ? pad.id.split("(")[0].trim() || "gamepad" : "no gamepad";
+  if ($("gamepad").textContent !== name) $("gamepad").textContent = name;
   if (!pad || document.hidden || !document.hasFocus()) {
     triggerFree = false;
     hold("trigger", false);
@@ -178,7 +179,8 @@ function setGoal(value) {
 }
 
 function showOpening(value) {
-  $("opening").textContent = value === null ? "–" : `${Math.round(value * 100)} %`;
+  const text = value === null ? "–" : `${Math.round(value * 100)} %`;
+  if ($("opening").textContent !== text) $("opening").textContent = text;
   if (value !== null) $("gripper").value = value;
 }
 

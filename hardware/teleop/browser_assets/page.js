@@ -8,6 +8,7 @@ const CONTROL_MS = 25; // between packets of the page that controls
 const WATCH_MS = 250; // and of one that watches: they measure the connection
 const GONE_MS = 1500; // without a beat
 const OLD_MS = 600; // a picture that is older is no picture of now
+const SHOW_MS = 100; // a slow computer must not fall behind its messages by painting each
 const PILED_BYTES = 1024; // packets that wait in this browser would arrive late: send none then
 
 let socket = null;
@@ -16,6 +17,8 @@ let seq = 0;
 let beat = { t: 0, at: -Infinity }; // the newest that was heard: server's ms, and when by our clock
 let sentAt = -Infinity;
 let saidUntil = -Infinity;
+let stale = true; // what is shown
+let shownAt = -Infinity;
 
 // -- the connection ---------------------------------------------------------------------------
 
@@ -37,6 +40,7 @@ function sendHands() {
 function turn() {
   const now = performance.now();
   if (socket?.readyState === WebSocket.OPEN && now - Math.max(beat.at, opened) > GONE_MS) socket.close();
+  if (now - shownAt >= (stale ? SHOW_MS : 2 * SHOW_MS)) show();
   if (now - sentAt >= (mine() ? CONTROL_MS : WATCH_MS) - 2) sendHands();
 }
 
@@ -48,7 +52,7 @@ function connect() {
   socket.onmessage = ({ data }) => {
     const message = JSON.parse(data);
     if ("t" in message) beat = { t: message.t, at: performance.now() };
-    if (message.kind === "status") { status = message; show(); }
+    if (message.kind === "status") { status = message; stale = true; }
     if (message.kind === "error" || message.kind === "stopped") say(message.message);
   };
   socket.onclose = () => {
@@ -105,31 +109,36 @@ function reason() {
 
 const TONES = { armed: "good", starting: "warn", disarmed: "warn" };
 
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
 function show() {
+  stale = false;
+  shownAt = performance.now();
   const [text, tone] = reason();
-  if ($("reason").textContent !== text) $("reason").textContent = text;
+  write($("reason"), text);
   $("state").dataset.tone = tone;
-  $("station").textContent = status?.station ?? "Teleoperation";
-  $("control").textContent = { you: "You have control", other: "Another page has control", none: "Nobody has control" }[status?.control] ?? "Not connected";
-  $("take").textContent = mine() ? "Give it up" : "Take control";
+  const holder = { you: "You have control", other: "Another page has control", none: "Nobody has control" };
+  write($("control"), holder[status?.control] ?? "Not connected");
+  write($("station"), status?.station ?? "Teleoperation");
+  write($("take"), mine() ? "Give it up" : "Take control");
   $("take").classList.toggle("main", !mine());
   $("take").disabled = !status || (status.control === "other" && Boolean(status.refusal));
   document.body.classList.toggle("mine", mine());
-  document.body.classList.toggle("stopped", Boolean(status?.stop));
   showGripper(status?.gripper ?? null, mine());
   const robots = status?.robots ?? [];
   while ($("robots").children.length > robots.length) $("robots").lastChild.remove();
   robots.forEach((robot, i) => {
     const item = $("robots").children[i] ?? $("robots").appendChild(document.createElement("li"));
-    const text = `${robot.name}: ${robot.lifecycle}`;
-    if (item.textContent !== text) item.textContent = text;
+    write(item, `${robot.name}: ${robot.lifecycle}`);
     item.dataset.tone = TONES[robot.lifecycle] ?? "bad";
   });
   showTimes(robots);
 }
 
 function time(id, ms, warn, bad) {
-  $(id).textContent = ms === null ? "–" : ms < 9950 ? `${Math.round(ms)} ms` : `${Math.round(ms / 1000)} s`;
+  write($(id), ms === null ? "–" : ms < 9950 ? `${Math.round(ms)} ms` : `${Math.round(ms / 1000)} s`);
   $(id).dataset.tone = ms === null ? "" : ms >= bad ? "bad" : ms >= warn ? "warn" : "good";
 }
 
@@ -143,7 +152,7 @@ function showTimes(robots) {
   const old = age !== null && age > OLD_MS;
   $("old").hidden = !old;
   $("large").classList.toggle("old", old);
-  if (old) $("old").textContent = `${(age / 1000).toFixed(1)} s old`;
+  if (old) write($("old"), `${(age / 1000).toFixed(1)} s old`);
   const moved = status?.following ? robots : []; // else the newest command is an old one
   const ages = moved.map((robot) => robot.command_age_ms).filter((ms) => ms !== null);
   time("command", ages.length ? Math.max(...ages) : null, 100, 200);
@@ -156,6 +165,5 @@ $("stop").addEventListener("pointerdown", (event) => { if (event.button === 0) s
 $("stop").addEventListener("click", (event) => { if (event.detail === 0) stop(); }); // by keyboard
 $("take").addEventListener("click", () => { letGo(); send(mine() ? "leave" : "take"); });
 setInterval(turn, CONTROL_MS);
-setInterval(show, 200);
 connect();
 watchCameras();
