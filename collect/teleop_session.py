@@ -26,6 +26,7 @@ __all__ = ["TeleopSession"]
 
 Array = NDArray[np.float64]
 
+POSE = 7  # values of a pose, and joints of an arm that takes one
 SILENCE_S = 0.3
 ANSWER_S = 40.0  # arms may still be starting
 REST_S = 3.0  # a stop from full speed takes 0.04 s
@@ -178,7 +179,7 @@ class TeleopSession:
         for name in self.followers:
             sent = self.client.tick(name)["sent"]
             kinematics = self._kinematics.get(name)
-            parts.append(sent if kinematics is None else [*kinematics.pose(sent), sent[-1]])
+            parts.append(sent if kinematics is None else [*kinematics.pose(sent), *sent[POSE:]])
         return np.concatenate(parts)
 
     def _at_rest(self) -> Array:

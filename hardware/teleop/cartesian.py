@@ -14,7 +14,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.teleop.mapper import WIDTH, CartesianMapper, MotionConfig, Stick
+from hardware.teleop.mapper import POSE, WIDTH, CartesianMapper, MotionConfig, Stick
 from robot_stack import registry
 from robot_stack.config import Station, TeleopConfig
 from robot_stack.errors import ConfigError, SharedMemoryError
@@ -44,7 +44,7 @@ def grasp(config: TeleopConfig, station: Station, robot: str = "") -> Grasp:
     """The arm ``robot`` of the group that follows, its only one where it is not named.
 
     ConfigError when there is none, or more than one to choose from, or it is no arm that takes
-    poses (seven joints and a gripper).
+    poses (seven joints, and a gripper or none).
     """
     followers = station.groups[config.group].robots
     known = ", ".join(followers)
@@ -63,15 +63,16 @@ def grasp(config: TeleopConfig, station: Station, robot: str = "") -> Grasp:
         section = station.robots[name]
         spec = registry.load("robot", section.driver).from_config(section, station).spec
         if name == chosen:
-            if spec.dof != WIDTH or spec.joints[-1].unit != "fraction":
+            gripper = spec.dof == WIDTH and spec.joints[-1].unit == "fraction"
+            if spec.dof != POSE and not gripper:
                 raise ConfigError(
                     f"{config.driver} moves an end effector, and robot {name!r} "
                     f"({spec.embodiment}, {spec.dof} joints) cannot be told where to have it: that "
-                    "takes seven joints and a gripper; use leader_arms or gello"
+                    "takes seven joints, and a gripper or none; use leader_arms or gello"
                 )
             break
         start += spec.dof
-    return Grasp(station.station, chosen, slice(start, start + WIDTH))
+    return Grasp(station.station, chosen, slice(start, start + spec.dof))
 
 
 class Clutch:
@@ -131,7 +132,8 @@ class CartesianTeleoperator:
         """How far the gripper is asked to be open, or holds (fraction); NaN before it engaged."""
         if self._moving:
             return float(self._mapper.target[-1])
-        return math.nan if self._held is None else float(self._held[self.grasp.columns][-1])
+        held = np.empty(0) if self._held is None else self._held[self.grasp.columns]
+        return float(held[-1]) if len(held) == WIDTH else math.nan
 
     # -- of the device -----------------------------------------------------------------------
 
@@ -196,10 +198,12 @@ class CartesianTeleoperator:
             self._clutch.release()
             return None
         if not self._moving:
-            self._mapper.engage(self._held[self.grasp.columns])
+            held = self._held[self.grasp.columns]
+            self._mapper.engage(held if len(held) == WIDTH else np.append(held, 0.0))
             self._moving = True
         target = self._held.copy()
-        target[self.grasp.columns] = self._mapper.step(stick, now_ns, measured)
+        mine = self._mapper.step(stick, now_ns, measured)
+        target[self.grasp.columns] = mine[: len(target[self.grasp.columns])]
         return now_ns, target
 
     def _rest(self) -> None:
