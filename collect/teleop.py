@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import select
 import signal
@@ -119,11 +120,11 @@ def run(args: argparse.Namespace) -> int:
     summary: dict[str, Any] = {
         "ok": True, "device": teleop_section.driver, "commands": 0, "recoveries": 0
     }  # fmt: skip
-    with (
-        StationClient(station.station) as client,
-        open_session(station, client, teleop_section, source=source, say=say) as teleop,
-    ):
-        setup(PRIORITY)
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(StationClient(station.station))
+        session = open_session(station, client, teleop_section, source=source, say=say)
+        setup(PRIORITY)  # before there is a lease: a busy machine takes seconds to lock memory
+        teleop = stack.enter_context(session)
         if args.takeover:
             teleop.meet(lambda: ended)
         else:
