@@ -100,18 +100,19 @@ def _episode(
     say(f"{title}: to the ready pose")
     _home(station)
     deadline = time.monotonic() + EPISODE_S
+    logs = runtime_dir(station.station)
     with WorldClient(station.station) as world:
         world.call("reset", seed=seed)
-        teleop = start(
-            "teleop", ["teleop", station.path, "--device", hand, "--wait", "60", "--json"]
-        )
+        options = ["--device", hand, "--wait", "60", "--auto-recover", "--json"]
+        teleop = start("teleop", ["teleop", station.path, *options])
         world.call("script", name="pick_place", hand=hand, seed=seed)
         action = ""
         while True:
             heed()
             status = world.call("script_status")
             if status["error"]:
-                raise ControlPlaneError(f"the scripted operator gave up: {status['error']}")
+                words = last_words(logs, "teleop")
+                raise ControlPlaneError(f"the operator gave up: {status['error']} ({words})")
             if status["phase"] == "moving" and not session.recording:
                 session.start()
             if status["action"] != action:
@@ -120,7 +121,6 @@ def _episode(
             if status["done"] and session.recording:
                 break
             if teleop.poll() is not None:
-                logs = runtime_dir(station.station)
                 raise ControlPlaneError(f"teleoperation ended: {last_words(logs, 'teleop')}")
             if time.monotonic() > deadline:
                 raise ControlPlaneError(

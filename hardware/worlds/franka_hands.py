@@ -20,6 +20,8 @@ EYE_GAIN = 2.5
 # A robot that does not answer a held switch: let go, and press again.
 UNANSWERED_S, LET_GO_S = 1.5, 0.3
 ANSWER = 0.0005  # m
+# Less than a GELLO may be away from the robot to be followed.
+LEAD_RAD = 0.12
 DAMPING = 0.02
 POSTURE = 0.02  # of the way home a step, where the fingertips leave the joints free
 MAX_STEP_RAD = 0.05
@@ -64,7 +66,11 @@ class TwistHand:
 
 class JointHand:
     """Moves an arm of the robot's shape: ``move`` takes joints (7,) in the robot's rad and the
-    opening, ``robot`` tells the robot's own joints, which the arm is brought to first."""
+    opening, ``robot`` tells the robot's own joints.
+
+    No joint is pulled farther ahead of the robot than ``LEAD_RAD``: that is how a person brings a
+    leader to a robot which does not follow, or no more, and it begins from there.
+    """
 
     def __init__(
         self,
@@ -82,7 +88,8 @@ class JointHand:
 
     def guide(self, wish: Wish, seen: Array, dt: float) -> None:
         self._q = joints_nearer(self._q, wish.pose)
-        self._move(self._q, wish.opening)
+        robot = self._robot()
+        self._move(robot + np.clip(self._q - robot, -LEAD_RAD, LEAD_RAD), wish.opening)
 
     def release(self) -> None:
         self._release()
