@@ -72,9 +72,10 @@ class Driven:
                 raise TimeoutError(f"{what}; notices: {self.notices}, fault: {self.arm.faults()}")
             self.turn(speed)
 
-    def go(self, goal: Array, seconds: float = 1.0) -> None:
-        """Move the target to ``goal`` (dof,) as far as the robot lets it, and wait for the arm."""
+    def go(self, goal: Array) -> None:
+        """Turn until the target is at ``goal`` (dof,), at 0.5 rad/s."""
+        deadline = time.monotonic() + HANG_S
         while np.abs(goal - self.target).max() > 1e-6:
-            left = goal - self.target
-            step = np.clip(left, -0.5 * PERIOD_S, 0.5 * PERIOD_S)
-            self.turn(step / PERIOD_S)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"notices: {self.notices}, fault: {self.arm.faults()}")
+            self.turn(np.clip(goal - self.target, -0.5 * PERIOD_S, 0.5 * PERIOD_S) / PERIOD_S)

@@ -129,6 +129,8 @@ def test_a_stalled_program_lets_the_arm_come_to_rest_and_begins_anew_without_a_j
         time.sleep(1.0)  # what a program does that was stopped: nothing
         stalled = process.call("status")
         assert np.abs(stalled["dq"]).max() < 0.02, "it still moves"
+        if version == 10 and controller != "joint_position":  # those plan their end themselves
+            assert not stalled["moving"], "the library's thread has not ended the motion"
         moved = np.array(stalled["q"]) - before
         # At 0.3 rad/s: 0.03 rad until the watchdog, 0.03 rad of ramp, and a lag of 2 / sqrt(K).
         assert -0.01 < moved[0] < 0.12
@@ -237,7 +239,7 @@ def test_a_short_silence_of_the_network_is_a_reflex_by_name(
     virtual: Callable[..., FrankaProcess],
 ) -> None:
     process = virtual()
-    recovery = RecoveryConfig(count=1, backoff_s=0.2)
+    recovery = RecoveryConfig(count=1, backoff_s=0.5)
     with Driven(config_of(process.address, recovery=recovery)) as driven:
         swing(driven)
         process.fault("stall", ms=100)
