@@ -63,5 +63,6 @@ def test_pick_and_place_is_taught_recorded_and_replayed(hands: list[str], tmp_pa
             assert set(taught["mode"]) == {MODES[hand]}
             # The cube was lifted, and lies on the square in the end.
             env = episode.env_state
+            assert env is not None
             assert env[:, 2].max() > 0.08
             assert np.abs(env[-1, :2] - env[-1, 7:9]).max() < 0.03
