@@ -32,9 +32,9 @@ EXTERNAL = 2
 def test_a_client_of_the_same_version_gets_states(arms: StartArm, version: Version) -> None:
     with Client(arms(version).address, version) as client:
         assert client.hello == bytes([0, version, 0])
-        first = client.read()
+        first = client.one()
         for step in range(1, 20):
-            assert client.read()["message_id"] == first["message_id"] + step
+            assert client.one()["message_id"] == first["message_id"] + step
         state = client.state
         assert (state["generator"], state["controller"], state["robot_mode"]) == (0, 3, IDLE)
         np.testing.assert_allclose(state["O_ddP_O"], (0.0, 0.0, -9.81), atol=1e-6)
@@ -216,7 +216,7 @@ def test_a_stop_is_answered_before_the_motion_that_it_stops(arms: StartArm) -> N
         assert client.state["dq_d"][0] == pytest.approx(0.2)
         stop = client.post(Command.STOP_MOVE)
         speeds = []
-        while client.read()["robot_mode"] == MOVE:
+        while client.one()["robot_mode"] == MOVE:
             speeds.append(client.state["dq_d"][0])
         # It brakes at the FR3's 10 rad/s^2, in 20 ms, whatever the client sends.
         steps = np.diff(speeds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Callable
@@ -85,23 +86,29 @@ class Client:
         numbers = STATUS[self.version][command]
         return next(status for status, number in numbers.items() if number == reply[0])
 
-    def read(self) -> Any:
+    def one(self) -> Any:
         """The next state."""
         datagram, self.robot = self.udp.recvfrom(4096)
         self.state = np.frombuffer(datagram, STATE[self.version])[0]
         return self.state
 
+    def read(self) -> Any:
+        """The next state, or the newest if there are more: as libfranka reads."""
+        self.one()
+        self._drain()
+        return self.state
+
     def newest(self) -> Any:
-        """The newest state that has arrived, or the next one."""
+        """A state that was sent after now."""
+        self._drain()
+        return self.one()
+
+    def _drain(self) -> None:
         self.udp.setblocking(False)
-        try:
+        with contextlib.suppress(BlockingIOError):
             while True:
-                self.read()
-        except BlockingIOError:
-            pass
-        finally:
-            self.udp.settimeout(TIMEOUT_S)
-        return self.read()
+                self.one()
+        self.udp.settimeout(TIMEOUT_S)
 
     def send(self, message_id: int | None = None, **fields: Any) -> None:
         """A command, in answer to the last state."""

@@ -52,8 +52,11 @@ class Faults:
             return False
         return not (self.lost_commands and self._random.random() < self.lost_commands)
 
-    def states(self, now: int, message_id: int, state: bytearray) -> Iterator[bytes | bytearray]:
-        """The datagrams that reach the client in millisecond `now`, after the robot sent `state`.
+    def states(
+        self, now: int, message_id: int, state: bytearray
+    ) -> Iterator[tuple[int, bytes | bytearray]]:
+        """The datagrams, with their ids, that reach the client in millisecond `now`, after the
+        robot has sent `state`.
 
         Delayed ones keep their order, as on a wire.
         """
@@ -63,9 +66,10 @@ class Faults:
             jitter = self._random.randint(0, self.jitter_ms) if self.jitter_ms else 0
             wait = self.delay_ms + jitter
             if not wait and not self._held:
-                yield state
+                yield message_id, state
                 return
             due = max(now + wait, self._held[-1][0] if self._held else 0)
             self._held.append((due, message_id, bytes(state)))
         while self._held and self._held[0][0] <= now:
-            yield self._held.popleft()[2]
+            _, number, held = self._held.popleft()
+            yield number, held

@@ -83,16 +83,16 @@ def run(
         now = time.monotonic_ns()
         if not arm.connected:
             arm.clock.restart(now)
-        wait_s = max(0.0, (arm.due_ns() - now) / _NS) if arm.connected else IDLE_S
+        wait_s = IDLE_S
+        if arm.connected:  # in lock-step the client may take long, and somebody may ask meanwhile
+            wait_s = min(IDLE_S, max(0.0, (arm.due_ns() - now) / _NS))
         for fd in select.select([*arm.filenos(), *watched], (), (), wait_s)[0]:
             if fd == watch_fd:
                 return
             arm.on_readable(fd)
-        if not arm.connected:
-            server.poll()
-        elif arm.ready(time.monotonic_ns()):
+        if arm.connected and arm.ready(time.monotonic_ns()):
             arm.turn()
-            server.poll()
+        server.poll()
 
 
 def serve(arm: VirtualArm, *, attached: bool, ready: Callable[[], None]) -> None:

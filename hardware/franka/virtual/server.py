@@ -85,7 +85,7 @@ class VirtualArm:
         self._commands = {number: command for command, number in COMMAND_IDS[version].items()}
         self._answer: MotionCommand | None = None
         self._lost_answer = False
-        self._delivered = False
+        self._delivered = 0  # id of the newest state that reached the client this millisecond
         self._move: int | None = None
         self._stop: int | None = None
         self._recovery: int | None = None
@@ -115,7 +115,7 @@ class VirtualArm:
     def _awaiting(self) -> bool:
         return (
             self.motion.answering
-            and self._delivered
+            and self._delivered > 0
             and self._answer is None
             and not self._lost_answer
         )
@@ -139,8 +139,11 @@ class VirtualArm:
             if len(datagram) != size:
                 continue
             command = MotionCommand(self.version, datagram)
-            # An answer to an older state is late: its millisecond is over.
-            if command.message_id != self.milliseconds and self.motion.synchronous:
+            # An answer to an older state is late: its millisecond is over. If that state is the
+            # newest that the client has got, it will send no better one. A motion's first command
+            # may come as late as it likes.
+            if command.message_id != self.milliseconds and self.motion.answering:
+                self._lost_answer |= command.message_id == self._delivered
                 continue
             if self.faults.command_passes(self.milliseconds):
                 self._answer = command
@@ -163,12 +166,13 @@ class VirtualArm:
         """Second half: the physics are done; send the state and what is due by TCP."""
         self.milliseconds += 1
         self.motion.measured()
-        self._delivered = False
+        self._delivered = 0
         if self._port.subscribed:
             state = self.motion.state.pack(self.milliseconds)
-            for datagram in self.faults.states(self.milliseconds, self.milliseconds, state):
+            now = self.milliseconds
+            for number, datagram in self.faults.states(now, now, state):
                 self._port.send(datagram)
-                self._delivered = True
+                self._delivered = number
         self.clock.sent(time.monotonic_ns())
         self._conclude()
         self.gripper.publish()
