@@ -23,11 +23,13 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    or_,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
 __all__ = [
+    "UNLISTED",
     "AuditEntry",
     "BadgeAward",
     "Base",
@@ -134,6 +136,20 @@ class Participant(Base):
         CheckConstraint("kind in ('card', 'phone', 'guest')", name="kind"),
         CheckConstraint("nickname_state in ('pending', 'approved', 'refused')", name="nickname"),
     )
+
+
+# Few: whom no board shows. A rank is a count of standings less the count of these people's.
+UNLISTED = or_(
+    Participant.hidden.is_(True),
+    Participant.on_board.is_(False),
+    Participant.erased_at.is_not(None),
+)
+Index(
+    "ix_participant_unlisted",
+    Participant.id,
+    sqlite_where=UNLISTED,
+    postgresql_where=UNLISTED,
+)
 
 
 class NicknameCase(Base):
@@ -354,7 +370,11 @@ class Play(Base):
 
 
 class LedgerEntry(Base):
-    """Points given or taken back, for ever. `key` makes each reason count once."""
+    """Points given or taken back, for ever. `key` makes each reason count once.
+
+    `counts_at`: the moment whose day and week the points belong to: of a play's entries when it
+    was played, of a reversal that of what it reverses.
+    """
 
     __tablename__ = "ledger_entry"
     id: Mapped[int] = mapped_column(
@@ -368,6 +388,8 @@ class LedgerEntry(Base):
     points: Mapped[int] = mapped_column(Integer)
     quality: Mapped[int] = mapped_column(Integer, default=0)  # points of the quality board
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now, index=True)
+    counts_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+    reverses_id: Mapped[int | None] = mapped_column(ForeignKey("ledger_entry.id"), unique=True)
     note: Mapped[str] = mapped_column(String(200), default="")
 
 
@@ -490,6 +512,9 @@ class SiteVersion(Base):
     __tablename__ = "site_version"
     id: Mapped[int] = mapped_column(Integer, primary_key=True, default=1)
     boards: Mapped[int] = mapped_column(BigInteger, default=0)
+    # Days and weeks of the boards begin at this zone's midnight; standings are kept by it, so it
+    # is changed by `collect.crowd.standings.set_zone` only.
+    zone: Mapped[str] = mapped_column(String(48), default="UTC")
 
 
 class AuditEntry(Base):
