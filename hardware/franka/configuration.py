@@ -202,7 +202,7 @@ class FrankaConfig:
         if self.end_effector is None:
             return HAND_TCP
         transform = np.eye(4)
-        transform[:3, :3] = to_matrix(np.array(self.end_effector[3:]))
+        transform[:3, :3] = to_matrix(self.end_effector[3:])
         transform[:3, 3] = self.end_effector[:3]
         return transform
 

@@ -99,7 +99,7 @@ def _print_status(status: dict[str, Any]) -> None:
     if status["robots"]:
         rows = [["robot", "state", "torque", "rate", "note"]]
         for name, robot in status["robots"].items():
-            note = robot["fault"] or ", ".join(robot.get("difference", []))
+            note = robot["fault"] or robot.get("notice") or ", ".join(robot.get("difference", []))
             torque = "on" if robot.get("torque") else "off"
             rows.append([name, robot["lifecycle"], torque, f"{robot['rate_hz']:.0f} Hz", note])
         _table("robots", rows)

@@ -78,10 +78,10 @@ def _robot(arm: ArmView) -> dict[str, Any]:
     tick = arm.newest()
     if tick is None:
         return {"lifecycle": "starting", "fault": "", "rate_hz": 0.0}
-    distance = float(tick["distance"])
     return {
         "lifecycle": Lifecycle(int(tick["lifecycle"])).name.lower(),
         "fault": tick["fault"].decode(errors="replace"),
+        "notice": tick["notice"].decode(errors="replace"),
         "rate_hz": float(arm.ring.meta["rate_hz"]),
         "age_s": (time.monotonic_ns() - int(tick["t_ns"])) / 1e9,
         "torque": bool(tick["torque"].all()),
@@ -91,10 +91,16 @@ def _robot(arm: ArmView) -> dict[str, Any]:
             for flag in Difference
             if flag & int(tick["difference"]) and flag.name is not None
         ],
-        "distance": distance if np.isfinite(distance) else None,
+        "distance": _known(tick["distance"]),
+        "success_rate": _known(tick["success_rate"]),
+        "target_age_s": _known(tick["target_age_s"]),
         "overruns": int(tick["overruns"]),
         "retries": int(tick["retries"]),
     }
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _camera(station: str, name: str) -> dict[str, Any]:
