@@ -215,6 +215,7 @@ class TeleopSession:
         t_ns, target = reading
         self.leases[self.follower_group].send(target, t_ns, mode=self.device.mode)
         self.tell("following")
+        self._told_s = 0.0
         self.sent += 1
         if self.sent % 256 == 0:
             self._renew()
