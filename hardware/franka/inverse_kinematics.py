@@ -35,9 +35,10 @@ EASE = 0.007
 # largest. At home the least is 0.17; one pose in six that the joint limits allow has one below.
 MANIPULABLE = 0.02
 DAMPING = 0.03
-# After a step this short (rad in any joint) what is left is its square.
+# After a step this short (rad in every joint) the rest is its square: 10 nm.
 SHORT_STEP = 1e-4
-EVALUATIONS = 6
+STEPS = 3  # of a solution; what they leave is the next tick's to do
+PASSES = 3  # of a step, each without the joints that the last one drove into a limit
 LONGEST_STEP = 0.4  # rad in one joint and evaluation: beyond it the Jacobian means little
 # The posture draws with this much of its distance a second, at most so fast (rad/s): a person who
 # keeps the hand still sees the elbow settle, not swing.
@@ -104,10 +105,13 @@ class FrankaInverseKinematics:
         at, jacobian = self._evaluate(q)
         error = _error(position, quaternion, at)
         cost = _cost(error, easiest - q)
-        doubt = error @ error
-        for _ in range(EVALUATIONS - 1):
+        doubt = float(error @ error)
+        for _ in range(STEPS):
             step = _step(jacobian, error, easiest - q, low - q, high - q, doubt)
             ahead = q + step
+            if np.abs(step).max() < SHORT_STEP:
+                q, error = ahead, error - jacobian @ step
+                break
             at, following = self._evaluate(ahead)
             remains = _error(position, quaternion, at)
             cost_ahead = _cost(remains, easiest - ahead)
@@ -115,9 +119,7 @@ class FrankaInverseKinematics:
                 doubt = 8.0 * (doubt + EASE**2)
                 continue
             q, jacobian, error, cost = ahead, following, remains, cost_ahead
-            if np.abs(step).max() < SHORT_STEP:
-                break
-            doubt = min(doubt, 0.25 * (error @ error))
+            doubt = min(doubt, 0.25 * float(error @ error))
         self.residual = (
             math.hypot(error[0], error[1], error[2]),
             math.hypot(error[3], error[4], error[5]) / LEVER_M,
@@ -160,7 +162,7 @@ def _step(
     damping = EASE**2 + doubt
     moved = ease * (EASE**2 / damping)
     free = np.ones(7)
-    while True:  # at most once a joint: what is stopped stays out
+    for _ in range(PASSES):
         loose = jacobian * free
         squares, directions = np.linalg.eigh(loose @ loose.T)
         poor = np.maximum(1.0 - squares / MANIPULABLE**2, 0.0)
@@ -169,12 +171,13 @@ def _step(
         longest = float(np.abs(step).max())
         if longest > LONGEST_STEP:
             step *= LONGEST_STEP / longest
-        within = np.minimum(np.maximum(step, low), high)
+        within: Array = np.minimum(np.maximum(step, low), high)
         stopped = (within != step) & (free > 0.0)
         if not stopped.any():
-            return within
+            break
         moved = np.where(stopped, within, moved)
         free[stopped] = 0.0
+    return within
 
 
 def _cost(error: Array, uneasy: Array) -> float:
