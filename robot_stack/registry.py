@@ -66,6 +66,7 @@ REGISTRY: dict[str, dict[str, str]] = {
         "cameras": "hardware.cameras.doctor:checks",
         "franka": "hardware.franka.doctor:checks",
         "input": "hardware.input.doctor:checks",
+        "teleop": "hardware.teleop.doctor:checks",
     },
 }
 
