@@ -46,6 +46,7 @@ def test_what_is_too_much_to_make_up_is_gone() -> None:
     clock.sent(START + 500 * MS)
     assert clock.due_ns(awaiting=False) == START + 500 * MS
     assert clock.skipped_ns == 498 * MS
+    assert clock.longest_gap_ns == 500 * MS
 
 
 def test_in_lock_step_a_client_may_take_two_seconds() -> None:

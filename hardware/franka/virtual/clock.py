@@ -24,7 +24,8 @@ class Clock:
 
     def __init__(self, now_ns: int, *, lock_step: bool = False) -> None:
         self.lock_step = lock_step
-        self.skipped_ns = 0
+        self.skipped_ns = 0  # lost for good
+        self.longest_gap_ns = 0  # between two states
         self._deadline_ns = now_ns
         self._sent_ns = now_ns
 
@@ -42,6 +43,7 @@ class Clock:
 
     def sent(self, now_ns: int) -> None:
         """The state of this millisecond left at `now_ns`; the next one is due a period later."""
+        self.longest_gap_ns = max(self.longest_gap_ns, now_ns - self._sent_ns)
         self._sent_ns = now_ns
         self._deadline_ns += PERIOD_NS
         behind = now_ns - self._deadline_ns

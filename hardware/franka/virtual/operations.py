@@ -147,6 +147,7 @@ def status(arm: VirtualArm) -> dict[str, Any]:
         "finger_width": arm.body.finger_width,
         "grasped": arm.gripper.grasped,
         "skipped_ms": arm.clock.skipped_ns // 1_000_000,
+        "longest_gap_ms": arm.clock.longest_gap_ns / 1e6,
     }
 
 

@@ -282,6 +282,7 @@ class VirtualArm:
         """Switched off and on again, at rest at `q` (7,) rad with open fingers; no faults. The
         client stays connected, a motion of it is aborted."""
         self.faults.calm()
+        self.clock.skipped_ns = self.clock.longest_gap_ns = 0
         self.settings.reset()
         self.body.push(None)
         self.body.place(q)
