@@ -75,7 +75,13 @@ class TeleopSession:
             robot = self._robot(name)
             self.specs[name] = robot.spec
             if self.device.mode is CommandMode.EE_POSE:
-                self._kinematics[name] = self._poses_of(name, robot, teleop)
+                # The device has made sure that its arm takes poses; others of the group must, too.
+                if not isinstance(robot, PoseRobot):
+                    raise ConfigError(
+                        f"group {self.follower_group!r}: {teleop.driver} sends poses, and robot "
+                        f"{name!r} ({robot.spec.embodiment}) takes only joints"
+                    )
+                self._kinematics[name] = robot.inverse_kinematics()
         self.leases: dict[str, Lease] = {}
         self.sent = 0
         self._said = ""
@@ -86,14 +92,6 @@ class TeleopSession:
         """The driver of a robot, not connected: what it says of itself."""
         config = self.station.robots[name]
         return registry.load("robot", config.driver).from_config(config, self.station)
-
-    def _poses_of(self, name: str, robot: Any, teleop: TeleopConfig) -> InverseKinematics:
-        if not isinstance(robot, PoseRobot):
-            raise ConfigError(
-                f"{teleop.driver} says where an end effector shall be, and robot {name!r} "
-                f"({self.specs[name].embodiment}) takes only joints: use leader_arms or gello"
-            )
-        return robot.inverse_kinematics()
 
     @property
     def lease_groups(self) -> list[str]:

@@ -14,12 +14,14 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.teleop.mapper import POSE, WIDTH, CartesianMapper, MotionConfig, Stick
+from hardware.teleop.mapper import WIDTH, CartesianMapper, MotionConfig, Stick
 from robot_stack import registry
 from robot_stack.config import Station, TeleopConfig
 from robot_stack.errors import ConfigError, SharedMemoryError
+from robot_stack.interfaces import PoseRobot
 from robot_stack.records import ring_path
 from robot_stack.shared_memory import Ring
+from robot_stack.spec import RobotSpec
 from robot_stack.types import CommandMode
 
 __all__ = ["CartesianTeleoperator", "Clutch", "Grasp", "grasp"]
@@ -43,8 +45,7 @@ class Grasp:
 def grasp(config: TeleopConfig, station: Station, robot: str = "") -> Grasp:
     """The arm ``robot`` of the group that follows, its only one where it is not named.
 
-    ConfigError when there is none, or more than one to choose from, or it is no arm that takes
-    poses (seven joints, and a gripper or none).
+    ConfigError when there is none, or more than one to choose from, or it takes no poses.
     """
     followers = station.groups[config.group].robots
     known = ", ".join(followers)
@@ -61,14 +62,14 @@ def grasp(config: TeleopConfig, station: Station, robot: str = "") -> Grasp:
     start = 0
     for name in followers:
         section = station.robots[name]
-        spec = registry.load("robot", section.driver).from_config(section, station).spec
+        arm = registry.load("robot", section.driver).from_config(section, station)
+        spec: RobotSpec = arm.spec
         if name == chosen:
-            gripper = spec.dof == WIDTH and spec.joints[-1].unit == "fraction"
-            if spec.dof != POSE and not gripper:
+            if not isinstance(arm, PoseRobot):
                 raise ConfigError(
                     f"{config.driver} moves an end effector, and robot {name!r} "
-                    f"({spec.embodiment}, {spec.dof} joints) cannot be told where to have it: that "
-                    "takes seven joints, and a gripper or none; use leader_arms or gello"
+                    f"({spec.embodiment}) cannot be told where to have it: its driver takes only "
+                    "joints; use leader_arms or gello"
                 )
             break
         start += spec.dof

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from robot_stack.config import within
 from robot_stack.rotation import Quaternion, between, from_vector, multiply, normalized, to_matrix
 
-__all__ = ["POSE", "WIDTH", "CartesianMapper", "MotionConfig", "Stick"]
+__all__ = ["WIDTH", "CartesianMapper", "MotionConfig", "Stick"]
 
 Array = NDArray[np.float64]
 Vector = tuple[float, float, float]
 
-POSE = 7  # x y z, quaternion w x y z
-WIDTH = 8  # and the gripper
+WIDTH = 8  # x y z, quaternion w x y z, gripper
 LONGEST_S = 0.05  # after a pause the motion goes on, it does not leap
 NO_MOTION = (0.0,) * 6
 
