@@ -268,7 +268,7 @@ class FrankaArm:
         q, dq, tau = reading.q, reading.dq, reading.tau
         if gripper is not None:
             q = np.append(q, gripper.fraction)
-            dq, tau = np.append(dq, math.nan), np.append(tau, math.nan)
+            dq, tau = np.append(dq, gripper.speed), np.append(tau, math.nan)
             applied = np.append(applied, gripper.held)
             age_s[-1] = gripper.age_s(now_ns)
         return RobotState(

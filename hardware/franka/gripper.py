@@ -42,9 +42,9 @@ LARGEST_MESSAGE = 4096
 class Gripper:
     """One hand. ``poll`` costs a system call when nothing is new; nothing here but ``start`` waits.
 
-    ``fraction`` of its stroke (0 closed, 1 open) as measured, NaN before the first state;
-    ``held`` as last asked for; ``age_s`` of the measured width; ``notice`` in words what is wrong,
-    empty when nothing.
+    ``fraction`` of its stroke (0 closed, 1 open) as measured, NaN before the first state, and
+    ``speed`` (1/s) between the last two; ``held`` as last asked for; ``age_s`` of the measured
+    width; ``notice`` in words what is wrong, empty when nothing.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Gripper:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: socket.socket | None = None
         self._width = math.nan
+        self._speed = math.nan
         self._max_width = WIDTH_M
         self._state_t_ns = -1
         self._target = math.nan
@@ -134,6 +135,10 @@ class Gripper:
         return self._width / self._max_width
 
     @property
+    def speed(self) -> float:
+        return self._speed / self._max_width
+
+    @property
     def held(self) -> float:
         return (self._width if math.isnan(self._target) else self._target) / self._max_width
 
@@ -184,6 +189,9 @@ class Gripper:
 
     def _take(self, message: dict[str, Any]) -> None:
         if "t_ns" in message:
+            if self._state_t_ns >= 0:
+                passed_s = (message["t_ns"] - self._state_t_ns) / 1e9
+                self._speed = (message["width"] - self._width) / max(passed_s, 1e-3)
             self._width, self._state_t_ns = message["width"], message["t_ns"]
             if message["max_width"] >= NOT_HOMED_M or self._state_t_ns < 0:
                 self._max_width = message["max_width"]

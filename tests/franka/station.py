@@ -121,7 +121,7 @@ class FrankaStation:
 
     def moves(self) -> bool:
         tick = self.tick()
-        moving = np.abs(tick["dq"]).max() > 0.1
+        moving = np.nanmax(np.abs(tick["dq"])) > 0.1
         return bool(tick["lifecycle"] == Lifecycle.ARMED and tick["torque"].all() and moving)
 
     def end(self) -> None:

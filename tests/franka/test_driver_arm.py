@@ -12,7 +12,12 @@ import numpy as np
 import pytest
 
 from hardware.franka.arm import FrankaArm
-from hardware.franka.configuration import FrankaConfig, GripperConfig, RecoveryConfig
+from hardware.franka.configuration import (
+    Collision,
+    FrankaConfig,
+    GripperConfig,
+    RecoveryConfig,
+)
 from hardware.franka.fci import Version
 from hardware.franka.gripper import Gripper
 from hardware.franka.kinematics import Kinematics
@@ -230,6 +235,29 @@ def test_a_robot_found_in_a_reflex_is_connected_in_fault(
         assert "power_limit_violation, from before it was connected" in fault
         driven.arm.recover()
         swing(driven)
+
+
+@pytest.mark.parametrize(("upper", "stops"), [(20.0, True), (150.0, False)])
+def test_thresholds_of_the_station_file_decide_what_is_a_collision(
+    virtual: Callable[..., FrankaProcess], upper: float, stops: bool
+) -> None:
+    process = virtual()
+    collision = Collision(
+        lower_torque=(10.0,) * 7,
+        upper_torque=(upper,) * 7,
+        lower_force=(10.0,) * 6,
+        upper_force=(upper,) * 6,
+    )
+    config = config_of(process.address, collision=collision, recovery=RecoveryConfig(count=0))
+    with Driven(config) as driven:
+        swing(driven)
+        process.fault("push", wrench=(0.0, 30.0, 0.0, 0.0, 0.0, 0.0))
+        if stops:
+            driven.until(lambda: driven.arm.faults() is not None, "the reflex")
+            assert "cartesian_reflex" in (driven.arm.faults() or "")
+        else:
+            driven.run(0.5)
+            assert driven.arm.faults() is None
 
 
 # -- the wire -----------------------------------------------------------------------------------
