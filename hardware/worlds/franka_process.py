@@ -51,8 +51,8 @@ __all__ = ["FrankaWorld", "FrankaWorldConfig", "franka_world_config", "main"]
 
 Array = NDArray[np.float64]
 
-HANDS_EVERY, LOOK_EVERY, PUBLISH_EVERY, ANSWER_EVERY = 5, 10, 20, 5  # milliseconds
-HANDS_S = HANDS_EVERY / 1000.0
+# Milliseconds: the operator, the servos of its GELLO, the judge, the ring, the socket.
+OPERATOR_EVERY, SERVOS_EVERY, LOOK_EVERY, PUBLISH_EVERY, ANSWER_EVERY = 10, 5, 10, 20, 5
 # A station takes its time to start, to arm and to engage.
 MOST_WAIT_S = 60.0
 PRIORITY = 60
@@ -219,11 +219,11 @@ class FrankaWorld(ScriptedWorld):
         begun = time.perf_counter()
         self.arm.turn()
         self.turns += 1
-        if self.turns % HANDS_EVERY == 0:
+        if self.turns % OPERATOR_EVERY == 0:
             self.run_script(self._update_script)
-            if self.gello is not None:
-                self.gello.hand.step(HANDS_S)
-                self.gello.bus.step(HANDS_S)
+        if self.gello is not None and self.turns % SERVOS_EVERY == 0:
+            self.gello.hand.step(SERVOS_EVERY / 1000.0)
+            self.gello.bus.step(SERVOS_EVERY / 1000.0)
         if self.turns % LOOK_EVERY == 0:
             self.plant.look()
         if self.turns % PUBLISH_EVERY == 0:
@@ -234,7 +234,7 @@ class FrankaWorld(ScriptedWorld):
 
     def _update_script(self) -> None:
         assert self.script is not None
-        self.script.update(HANDS_S)
+        self.script.update(OPERATOR_EVERY / 1000.0)
 
     # -- what operations offer to the outside ---------------------------------------------------
 
