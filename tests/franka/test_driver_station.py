@@ -234,6 +234,27 @@ def test_an_arm_process_that_hangs_in_motion_lets_the_arm_come_to_rest_and_is_re
     until(lambda: station.lifecycle() is Lifecycle.DISARMED, "the reset")
 
 
+@pytest.mark.exhaustive
+def test_a_recovery_that_the_robot_never_answers_is_ended_from_outside(
+    served: Callable[..., FrankaStation],
+) -> None:
+    """libfranka waits for ever for a reply from a server that has closed its half."""
+    station = served(recovery={"count": 2, "backoff_s": 3.0})
+    with Streamer(station):
+        before = station.pid()
+        station.virtual.fault("reflex", name="joint_velocity_violation")
+        until(lambda: bool(station.tick()["notice"]), "the reflex")
+        station.virtual.fault("half_close")
+        until(lambda: station.pid() != before, "another process", 3 * HANG_S)
+        until(lambda: "died" in station.fault(), "its return in fault")
+    assert "hung" in (station.directory / "supervisor.log").read_text()
+    station.client.request("reset", timeout_s=30)
+    until(lambda: station.lifecycle() is Lifecycle.DISARMED, "the reset")
+    station.client.arm("arm")
+    with Streamer(station):
+        pass
+
+
 def test_a_version_mismatch_is_told_by_status(served: Callable[..., FrankaStation]) -> None:
     station = served(armed=False)
     station.virtual.fault("version", number=5)
