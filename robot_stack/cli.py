@@ -41,6 +41,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("hardware.aloha.calibrate", "measure a rig's grippers and joint offsets"),
     "gello": ("hardware.teleop.gello_calibrate", "measure a GELLO leader's signs and offsets"),
     "virtual": ("server.control.virtual", "the world behind a virtual station; inject faults"),
+    "crowd": ("collect.crowd.commands", "the public site: kiosk, leaderboard, review desk"),
     "eval": ("collect.evaluation.command", "score a policy in a world, over many seeds"),
     "demo": ("collect.demo", "virtual station, scripted operator, three recorded episodes"),
     "doctor": ("robot_stack.doctor", "what is wrong with this machine and how to mend it"),

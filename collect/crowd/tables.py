@@ -45,6 +45,7 @@ __all__ = [
     "Participant",
     "Play",
     "Queued",
+    "RateCount",
     "Review",
     "ReviewSegment",
     "RewardEntry",
@@ -217,6 +218,15 @@ class WebSession(Base):
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
     seen_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
     expires_at: Mapped[dt.datetime]
+
+
+class RateCount(Base):
+    """How often something was tried lately; `key` is a keyed hash of what and by whom."""
+
+    __tablename__ = "rate_count"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    count: Mapped[int] = mapped_column(Integer)
+    expires_at: Mapped[dt.datetime] = mapped_column(index=True)
 
 
 class Staff(Base):

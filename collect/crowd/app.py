@@ -1,0 +1,149 @@
+"""The crowd site as an ASGI application: routers of `routes/`, guards around them, errors.
+
+Each module of `collect/crowd/routes` offers `router`, an APIRouter. What must run beside the
+requests (a follower of the boards, a video worker) is the router's own `lifespan`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import pkgutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+from collect.crowd import observe, routes
+from collect.crowd.config import CONFIG_VARIABLE, CrowdConfig, load_config
+from collect.crowd.database import Database, DatabaseBusyError
+from collect.crowd.deps import SignInError, guard_writes
+from collect.crowd.keys import load_key
+from collect.crowd.log import configure
+from collect.crowd.security.guard import Guard
+from collect.crowd.security.rate_limit import RateLimiter, TooManyError
+from collect.crowd.site import Site
+from collect.crowd.templating import render
+
+__all__ = ["create_app", "from_environment"]
+
+STATIC = Path(__file__).parent / "static"
+BUSY_RETRY_S = 2
+
+
+def create_app(config: CrowdConfig) -> FastAPI:
+    """The application. Opens no connection; the database must have been migrated."""
+    key = load_key(config.key_file)
+    database = Database(config.database)
+    limiter = RateLimiter(database, key, config.caps.writes_per_minute)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.close()
+
+    app = FastAPI(
+        title="robot-stack crowd",
+        lifespan=lifespan,
+        dependencies=[Depends(guard_writes)],
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.state.site = Site(config, database, key, limiter)
+    app.include_router(observe.router)
+    for router in _routers():
+        app.include_router(router)
+    app.mount("/static", _Static(directory=STATIC), name="static")
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(DatabaseBusyError, _busy)
+    app.add_exception_handler(TooManyError, _too_many)
+    app.add_exception_handler(Exception, _unexpected)
+    # The last one added meets a request first.
+    app.add_middleware(Guard, config=config)
+    app.add_middleware(observe.Observe)
+    if config.trusted_proxies:
+        app.add_middleware(
+            ProxyHeadersMiddleware,  # type: ignore[arg-type]
+            trusted_hosts=list(config.trusted_proxies),
+        )
+    return app
+
+
+def from_environment() -> FastAPI:
+    """The application of a worker process; its settings file is in the environment."""
+    configure()
+    return create_app(load_config(os.environ[CONFIG_VARIABLE]))
+
+
+def _routers() -> list[APIRouter]:
+    found = []
+    for module in sorted(pkgutil.iter_modules(routes.__path__), key=lambda module: module.name):
+        router = importlib.import_module(f"{routes.__name__}.{module.name}").router
+        assert isinstance(router, APIRouter), f"{module.name}.router is no APIRouter"
+        found.append(router)
+    return found
+
+
+class _Static(StaticFiles):
+    """Files of the site itself; kept by browsers, asked again each time (ETag)."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+def _wants_json(request: Request) -> bool:
+    if request.url.path.startswith("/api/"):
+        return True
+    return request.headers.get("accept", "").startswith("application/json")
+
+
+def _error(request: Request, status: int, message: str, retry_s: int | None = None) -> Response:
+    response: Response
+    if _wants_json(request):
+        response = JSONResponse({"error": status, "message": message}, status_code=status)
+    else:
+        response = render(request, "error.html", status, message=message)
+    if retry_s is not None:
+        response.headers["retry-after"] = str(retry_s)
+    return response
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if isinstance(error, SignInError) and not _wants_json(request):
+        return RedirectResponse(error.where, status_code=303)
+    response = _error(request, error.status_code, str(error.detail))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    # Names of fields and reasons only: what was sent is not sent back.
+    wrong = [f"{'.'.join(map(str, item['loc'][1:]))}: {item['msg']}" for item in error.errors()]
+    return _error(request, 422, "; ".join(wrong)[:500])
+
+
+def _busy(request: Request, _: Exception) -> Response:
+    text = "the site is busy; try again in a moment"
+    return _error(request, 503, text, BUSY_RETRY_S)
+
+
+def _too_many(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TooManyError)
+    return _error(request, 429, str(error), error.retry_s)
+
+
+def _unexpected(request: Request, _: Exception) -> Response:
+    return _error(request, 500, "the site has made a mistake; staff can see it in the log")

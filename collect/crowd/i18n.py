@@ -1,0 +1,43 @@
+"""The site's languages: texts by key from `locales/<language>.yaml`, and which language to use."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from starlette.requests import Request
+
+from collect.crowd.site import site_of
+from collect.crowd.tables import Participant
+
+__all__ = ["choose_language", "translator"]
+
+LOCALES = Path(__file__).parent / "locales"
+
+
+@functools.cache
+def translator(language: str) -> Callable[..., str]:
+    """``t("task.points", points=10)``: the text of a key; KeyError names one that is missing."""
+    texts = yaml.safe_load((LOCALES / f"{language}.yaml").read_text())
+
+    def t(key: str, **values: Any) -> str:
+        found: Any = texts
+        for part in key.split("."):
+            found = found[part]
+        return str(found).format(**values)
+
+    return t
+
+
+def choose_language(request: Request, participant: Participant | None) -> str:
+    """The participant's own language, or the first of the site's that the browser asks for."""
+    languages = site_of(request).config.languages
+    wanted = [participant.language] if participant is not None else []
+    wanted += [
+        part.split(";")[0].strip()[:2]
+        for part in request.headers.get("accept-language", "")[:200].split(",")
+    ]
+    return next((language for language in wanted if language in languages), languages[0])

@@ -1,0 +1,1 @@
+"""What stands between the public and the site: sessions, CSRF, headers, limits, redirects."""

@@ -1,0 +1,73 @@
+"""Pages from Jinja2 templates: escaped always, a missing value is an error, no inline script.
+
+    return render(request, "tasks.html", tasks=tasks)
+
+A template has `t("key", **values)`, `csrf_field()` for every form, `csrf_token` for scripts (in a
+`data-csrf` attribute), `who`, `me` (the participant or None), `kiosk`, `staff`, `language`,
+`languages`, `config` and `path`.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from collect.crowd.i18n import choose_language, translator
+from collect.crowd.security.csrf import FIELD, csrf_token
+from collect.crowd.security.sessions import Who
+from collect.crowd.site import site_of
+
+__all__ = ["environment", "render"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@functools.cache
+def environment() -> Environment:
+    """The one Jinja2 environment of the site."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """The page ``template`` below ``templates/`` as a response."""
+    who: Who = getattr(request.state, "who", None) or Who()
+    config = site_of(request).config
+    language = choose_language(request, who.participant)
+    token = csrf_token(request, who)
+    page = (
+        environment()
+        .get_template(template)
+        .render(
+            {
+                "t": translator(language),
+                "language": language,
+                "languages": config.languages,
+                "config": config,
+                "path": request.url.path,
+                "who": who,
+                "me": who.participant,
+                "kiosk": who.kiosk,
+                "staff": who.staff,
+                "csrf_token": token,
+                "csrf_field": functools.partial(_field, token),
+                **values,
+            }
+        )
+    )
+    return HTMLResponse(page, status_code=status)
+
+
+def _field(token: str) -> Markup:
+    return Markup('<input type="hidden" name="{}" value="{}">').format(FIELD, token)
