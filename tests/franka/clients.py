@@ -66,6 +66,32 @@ def panda_errors(address: str) -> Any:
     return _errors(robot, "current_errors", address)
 
 
+def _fields(robot: Any) -> dict[str, Any]:
+    """Every number of a state, by the library's names."""
+    state = robot.read_once()
+    names = [name for name in dir(state) if not name.startswith("_")]
+    values = {name: getattr(state, name) for name in names}
+    return {
+        name: value if isinstance(value, float) else list(value)
+        for name, value in values.items()
+        if isinstance(value, float) or (isinstance(value, list) and value)
+    }
+
+
+def pylibfranka_fields(address: str) -> Any:
+    """The numbers of a state as libfranka 0.21 reads them."""
+    import pylibfranka
+
+    return _fields(pylibfranka.Robot(address, pylibfranka.RealtimeConfig.kIgnore))
+
+
+def panda_fields(address: str) -> Any:
+    """The numbers of a state as libfranka 0.9 reads them."""
+    from panda_py import libfranka
+
+    return _fields(libfranka.Robot(address, libfranka.RealtimeConfig.kIgnore))
+
+
 def _refused(connect: Any) -> Any:
     try:
         connect()

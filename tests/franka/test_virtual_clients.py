@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hardware.franka.fci import ERROR_NAMES
+from hardware.franka.fci import ERROR_NAMES, STATE_NUMBERS
 from tests.franka.conftest import StartArm
 from tests.franka.wire import Client
 
@@ -51,7 +51,33 @@ def test_every_flag_is_called_what_we_call_it(
     called = ask(client, arms(version, lock_step=False).address)
     assert list(called) == list(ERROR_NAMES)
     different = {ours: theirs for ours, theirs in called.items() if ours != theirs}
-    assert different == {name: None for name in ERROR_NAMES[len(ERROR_NAMES) - unknown :]}
+    assert different == dict.fromkeys(ERROR_NAMES[len(ERROR_NAMES) - unknown :])
+
+
+# What the libraries compute themselves, and what panda-python does not pass on.
+COMPUTED = {"m_total", "I_total", "F_x_Ctotal", "control_command_success_rate"}
+HIDDEN = {10: set(), 5: {"F_T_NE", "NE_T_EE", "O_ddP_O"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("client", "version"), [("pylibfranka_fields", 10), ("panda_fields", 5)])
+def test_every_number_is_where_the_library_reads_it(client: str, version: int) -> None:
+    arm = subprocess.Popen(
+        [sys.executable, "-m", "tests.franka.numbered_arm", str(version)],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert arm.stdout is not None
+        fields = ask(client, arm.stdout.readline().strip())
+    finally:
+        arm.kill()
+        arm.communicate()
+    places, start = {}, 0
+    for name, count in STATE_NUMBERS:
+        places[name] = list(range(start, start + count)) if count > 1 else start
+        start += count
+    shown = {name: value for name, value in fields.items() if name not in COMPUTED}
+    assert shown == {n: place for n, place in places.items() if n not in HIDDEN[version]}
 
 
 @pytest.mark.slow

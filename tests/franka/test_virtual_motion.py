@@ -191,7 +191,8 @@ def test_a_reflex_in_motion_brakes_no_harder_than_the_robot_can(arm: Arm) -> Non
         arm.step()
         speeds.append(float(arm.state["dq_d"][0]))
         assert len(speeds) < 200
-    np.testing.assert_allclose(np.diff(speeds)[:-1], -0.010, atol=1e-9)  # 10 rad/s^2
+    assert len(speeds) in (51, 52)
+    np.testing.assert_allclose(np.diff(speeds)[:49], -0.010, atol=1e-9)  # 10 rad/s^2
     arm.settle()
     assert np.abs(arm.body.dq).max() < 1e-3
 

@@ -122,11 +122,11 @@ def test_what_is_set_stands_in_the_state_that_comes_with_the_answer(arms: StartA
         shift = np.eye(4)
         shift[:3, 3] = 0.0, 0.0, 0.05
         client.status(Command.SET_NE_TO_EE, transform=shift.T.ravel())
-        state = client.newest()
+        state = client.arrived()
         np.testing.assert_allclose(state["F_T_EE"][14], 0.1034 + 0.05, atol=1e-6)
         np.testing.assert_allclose(state["O_T_EE"].reshape(4, 4).T, before @ shift, atol=1e-4)
         client.status(Command.SET_LOAD, mass=0.5, com=(0.0, 0.0, 0.05), inertia=np.eye(3).ravel())
-        state = client.newest()
+        state = client.arrived()
         assert state["m_load"] == 0.5
         np.testing.assert_allclose(state["F_x_Cload"], (0.0, 0.0, 0.05))
         # There is no such load: the joints carry less than the robot expects, by its weight.
@@ -363,17 +363,20 @@ def test_other_protocols_are_hung_up_on(arms: StartArm, junk: bytes) -> None:
 
 
 def test_commands_of_strangers_and_of_other_sizes_are_not_listened_to(arms: StartArm) -> None:
-    with Client(arms().address) as client:
+    arm = arms()
+    with Client(arm.address) as client:
         move = client.start(VELOCITY)
         client.send()
         client.read()
         assert client.robot is not None
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
-            stranger.sendto(b"\x00" * 371, client.robot)
+            client.send(by=stranger, motion_finished=True)
+            assert [arm.call("status")["moving"] for _ in range(3)] == [True] * 3
         client.udp.sendto(b"\x00" * 100, client.robot)
+        for _ in range(20):
+            client.send()
+            assert client.read()["robot_mode"] == MOVE
         client.send(motion_finished=True)
-        while client.read()["robot_mode"] == MOVE:
-            pass
         assert client.outcome(move) == Status.SUCCESS
 
 

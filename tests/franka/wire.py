@@ -98,6 +98,11 @@ class Client:
         self._drain()
         return self.state
 
+    def arrived(self) -> Any:
+        """The newest state that is here already."""
+        self._drain()
+        return self.state
+
     def newest(self) -> Any:
         """A state that was sent after now."""
         self._drain()
@@ -110,14 +115,16 @@ class Client:
                 self.one()
         self.udp.settimeout(TIMEOUT_S)
 
-    def send(self, message_id: int | None = None, **fields: Any) -> None:
-        """A command, in answer to the last state."""
+    def send(
+        self, message_id: int | None = None, by: socket.socket | None = None, **fields: Any
+    ) -> None:
+        """A command, in answer to the last state; `by` another socket than ours."""
         command = np.zeros((), COMMAND[self.version])
         command["message_id"] = self.state["message_id"] if message_id is None else message_id
         for name, value in fields.items():
             command[name] = value
         assert self.robot is not None
-        self.udp.sendto(command.tobytes(), self.robot)
+        (by or self.udp).sendto(command.tobytes(), self.robot)
 
     def start(self, generator: int, controller: int = 0, **fields: Any) -> int:
         """Begin a motion; the id of the Move request. `state` is the first one that shows it."""

@@ -68,8 +68,7 @@ class Faults:
             if not wait and not self._held:
                 yield message_id, state
                 return
-            due = max(now + wait, self._held[-1][0] if self._held else 0)
-            self._held.append((due, message_id, bytes(state)))
+            self._held.append((now + wait, message_id, bytes(state)))
         while self._held and self._held[0][0] <= now:
             _, number, held = self._held.popleft()
             yield number, held
