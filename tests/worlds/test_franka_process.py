@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from hardware.worlds.control import WorldClient
 from hardware.worlds.franka import sample_places
 from hardware.worlds.franka_process import franka_world_config
 from robot_stack import registry
+from robot_stack.cli import main
 from robot_stack.config import load_station
 from robot_stack.errors import ConfigError, ControlPlaneError
 from robot_stack.records import world_path
@@ -199,6 +201,15 @@ def test_the_operator_works_at_its_device_until_told_to_let_go(world: World) -> 
     assert world.client.call("script_status")["phase"] == "interrupted"
     with pytest.raises(ControlPlaneError, match=r"script\.hand"):
         world.client.call("script", hand="nose")
+
+
+def test_the_command_speaks_to_it(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["virtual", str(world.file), "reset", "seed=4", "--json"]) == 0
+    cube, square = sample_places(4)
+    told = json.loads(capsys.readouterr().out)
+    np.testing.assert_allclose(told["env_state"], [*cube, *square], atol=1e-5)
+    assert main(["virtual", str(world.file), "--page"]) != 0
+    assert "has no page" in capsys.readouterr().err
 
 
 def test_a_second_world_of_the_station_is_refused(world: World) -> None:
