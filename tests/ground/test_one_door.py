@@ -1,4 +1,4 @@
-"""One door: nothing but the ALOHA driver tells a servo where to go, or takes torque away.
+"""One door: nothing but the drivers tells a servo or a robot where to go, or takes torque away.
 
 Read from the source itself, so that a set-up command, a benchmark or a tool that opens a bus of its
 own and moves a joint past lease, guard and SafetyFilter is found before anybody runs it.
@@ -22,6 +22,8 @@ GOALS = ("goal_position", "goal_velocity", "goal_current", "goal_pwm", "torque_e
 WRITERS = ("write", "write_verified", "sync_write")
 GROUP_WRITERS = ("write_goals", "write_goal_currents", "set_torque")
 RECOVERIES = ("recover", "begin_recovery")
+# Whoever imports one can move a robot by it.
+LIBRARIES = ("dynamixel_sdk", "franky", "panda_py", "pylibfranka")
 DRIVER = "hardware/aloha/arm.py"
 
 # Beside the driver, and why each of them may.
@@ -33,11 +35,21 @@ ALLOWED = {
     "server/control/orders.py": "of the arm process: torque and recovery, where they are ordered",
     "hardware/dynamixel/registers.py": "the bus: registers by name",
     "hardware/dynamixel/recovery.py": "the bus: a servo that restarts holds where it stands",
+    "hardware/franka/backend_franky.py": "of the Franka driver: its client library",
+    "hardware/franka/backend_panda.py": "of the Franka driver: its client library",
+    "hardware/franka/gripper_worker.py": "of the Franka driver: the hand",
     "benchmarks/teleop.py": "ALOHA's own loop, for comparison, on virtual buses only",
+    "benchmarks/_franka_driver.py": "the driver alone, measured on a virtual arm",
+    "benchmarks/_franka_loop.py": "another client, for comparison, on a virtual arm",
+    "benchmarks/_franka_traces.py": "what a robot must refuse, on a virtual arm",
+    "benchmarks/conformance/franky_client.py": "the library alone, on a virtual arm",
+    "benchmarks/conformance/panda_client.py": "the library alone, on a virtual arm",
+    "benchmarks/conformance/pylibfranka_client.py": "the library alone, on a virtual arm",
 }
 # Who may open a bus: those above, and these, which write no goal.
 OPENERS = {
     "hardware/dynamixel/bus.py": "is the bus",
+    "hardware/franka/arm.py": "is the driver",
     "hardware/aloha/calibrate.py": "reads, and mends EEPROM without torque",
     "hardware/aloha/doctor.py": "reads",
     "hardware/aloha/identify.py": "pings and reads",
@@ -73,8 +85,9 @@ def doors(source: str) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import | ast.ImportFrom):
             module = getattr(node, "module", None) or ""
             names = [alias.name for alias in node.names]
-            if any(name.split(".")[0] == "dynamixel_sdk" for name in (module, *names)):
-                yield node.lineno, "imports dynamixel_sdk"
+            roots = [name.split(".")[0] for name in (module, *names)]
+            if library := next((name for name in roots if name in LIBRARIES), None):
+                yield node.lineno, f"imports {library}"
         if not isinstance(node, ast.Call):
             continue
         name = called(node.func)
@@ -97,6 +110,7 @@ def doors(source: str) -> Iterator[tuple[int, str]]:
 def opens_a_bus(source: str) -> bool:
     """Whether a module can open a servo bus, or the driver, by itself."""
     devices = {"DynamixelBus", "AlohaArm", "RegisterAccess"}
+    devices |= {"FrankaArm", "FrankyBackend", "PandaBackend"}
     return any(
         isinstance(node, ast.ImportFrom)
         and (node.module or "").startswith("hardware.")
@@ -150,6 +164,9 @@ def test_only_the_driver_and_readers_open_a_bus() -> None:
         "bus.torque((1, 2), False)",
         "import dynamixel_sdk",
         "from dynamixel_sdk import GroupSyncWrite",
+        "import franky",
+        "from panda_py import controllers, libfranka",
+        "import pylibfranka as library",
     ],
 )
 def test_a_second_door_is_found(line: str) -> None:
