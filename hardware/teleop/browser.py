@@ -7,6 +7,7 @@ watches and ends. Between them is a ring of packets: what is not in it, or is ol
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import math
@@ -39,10 +40,11 @@ SWITCH = "hold the page's dead-man switch (its button, Space, or the gamepad's l
 class PageProcess:
     """The page's process. It ends with this one, whatever happened: its standard input does."""
 
-    def __init__(self, station_file: str) -> None:
+    def __init__(self, station_file: str, group: str, config: BrowserConfig) -> None:
         self.url = ""
+        options = json.dumps(dataclasses.asdict(config))
         self._command = [sys.executable, "-m", "hardware.teleop.browser_page", station_file]
-        self._command.append("--attached")
+        self._command += ["--group", group, "--options", options, "--attached"]
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._said = b""
@@ -138,10 +140,10 @@ class BrowserTeleoperator(CartesianTeleoperator):
     switch has to be let go of and held anew.
     """
 
-    def __init__(self, config: BrowserConfig, grasp: Grasp, station_file: str) -> None:
+    def __init__(self, config: BrowserConfig, grasp: Grasp, page: PageProcess) -> None:
         super().__init__(grasp, config.motion, Clutch("hold"), invitation=SWITCH)
         self.config = config
-        self.page = PageProcess(station_file)
+        self.page = page
         self._input: Ring | None = None
         self._seen = 0
         self._newest: Any = None
@@ -152,7 +154,8 @@ class BrowserTeleoperator(CartesianTeleoperator):
     @classmethod
     def from_config(cls, config: TeleopConfig, station: Station) -> BrowserTeleoperator:
         options = parse(BrowserConfig, config.options, "teleop.options")
-        return cls(options, grasp(config, station, options.robot), station.path)
+        page = PageProcess(station.path, config.group, options)
+        return cls(options, grasp(config, station, options.robot), page)
 
     def _open(self) -> None:
         for package in ("fastapi", "uvicorn", "cv2"):  # of the page's process

@@ -31,7 +31,7 @@ from hardware.teleop.browser_sessions import REFUSED, ControlSession, RobotsNow,
 from hardware.teleop.browser_status import RobotsView
 from hardware.teleop.browser_video import CameraView
 from robot_stack.client import stop_all
-from robot_stack.config import Station, TeleopConfig, load_station, parse
+from robot_stack.config import Station, load_station, parse
 from robot_stack.errors import ConfigError, RobotStackError
 from robot_stack.shared_memory import RingWriter
 
@@ -49,7 +49,7 @@ SHUTDOWN_S = 1
 class PageService:
     """All that the open pages share, and the ring that their hands go to."""
 
-    def __init__(self, station: Station, teleop: TeleopConfig, config: BrowserConfig) -> None:
+    def __init__(self, station: Station, group: str, config: BrowserConfig) -> None:
         self.station = station.station
         self.clock = PageClock()
         self.ring = RingWriter(input_path(station.station), INPUT, INPUT_SLOTS)
@@ -57,7 +57,7 @@ class PageService:
         self.cameras = {name: CameraView(station.station, name) for name in station.cameras}
         self.drawing = ThreadPoolExecutor(1, "pictures")
         self.sockets = 0
-        self._view = RobotsView(station, teleop)
+        self._view = RobotsView(station, group)
         self.robots = RobotsNow(self._view.describe())
 
     async def follow(self) -> None:
@@ -166,17 +166,18 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, *, attached: b
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m hardware.teleop.browser_page STATION.yaml``: one JSON line when it listens."""
+    """``python -m hardware.teleop.browser_page STATION.yaml --group GROUP``: one JSON line when it
+    listens, or says why not."""
     parser = argparse.ArgumentParser(description="serve the teleoperation page of a station")
-    parser.add_argument("station", help="station file (YAML) whose teleop driver is `browser`")
-    parser.add_argument("--port", type=int, help="instead of the station file's")
+    parser.add_argument("station", help="station file (YAML)")
+    parser.add_argument("--group", required=True, help="the group that the hands move")
+    parser.add_argument("--options", default="{}", help="BrowserConfig as JSON")
+    parser.add_argument("--port", type=int, help="instead of the options'")
     parser.add_argument("--attached", action="store_true", help="end when standard input does")
     args = parser.parse_args(arguments)
     try:
         station = load_station(args.station)
-        if station.teleop is None:
-            raise ConfigError(f"{args.station} has no `teleop` section")
-        config = parse(BrowserConfig, station.teleop.options, "teleop.options")
+        config = parse(BrowserConfig, json.loads(args.options), "teleop.options")
         if args.port is not None:
             config = replace(config, port=args.port)
         listener = _listen(config)
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"teleoperation page: {url}", file=sys.stderr)
         settings = uvicorn.Config(
-            create_app(PageService(station, station.teleop, config), sessions),
+            create_app(PageService(station, args.group, config), sessions),
             log_level="warning",
             ws_max_size=MAX_MESSAGE,
             ws_per_message_deflate=False,

@@ -10,7 +10,7 @@ from typing import Any
 
 from hardware.teleop.browser_records import state_path
 from robot_stack.client import StationClient
-from robot_stack.config import Station, TeleopConfig
+from robot_stack.config import Station
 from robot_stack.errors import SharedMemoryError
 from robot_stack.records import ring_path
 from robot_stack.shared_memory import Flag, Ring
@@ -43,10 +43,10 @@ class TeleopWord:
 class RobotsView:
     """Reads the rings and stop flag of the group that teleoperation moves; writes to none."""
 
-    def __init__(self, station: Station, teleop: TeleopConfig) -> None:
+    def __init__(self, station: Station, group: str) -> None:
         self._station = station.station
-        self._group = teleop.group
-        self._robots = station.groups[teleop.group].robots
+        self._group = group
+        self._robots = station.groups[group].robots
         self._client = StationClient(station.station)
         self._state: Ring | None = None
         self._flag: Flag | None = None

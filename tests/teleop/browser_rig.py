@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from hardware.teleop.browser import BrowserTeleoperator
+from hardware.teleop.browser import BrowserTeleoperator, PageProcess
 from hardware.teleop.browser_config import BrowserConfig
 from hardware.teleop.browser_records import input_path
 from hardware.teleop.cartesian import Grasp
-from robot_stack.config import load_station, parse
 from robot_stack.records import ring_path, tick_record
 from robot_stack.shared_memory import Flag, Ring, RingWriter
 from robot_stack.types import Difference, Lifecycle
@@ -35,16 +34,14 @@ CAMERA = "cam: {driver: test_pattern, width: 160, height: 120}"
 Array = NDArray[np.float64]
 
 
-def write_station(directory: Path, options: str = "", cameras: str = CAMERA) -> Path:
-    """A station file of one arm, teleoperated by a page at a free port."""
+def write_station(directory: Path, cameras: str = CAMERA) -> Path:
+    """A station file of one arm; the page comes by ``--device browser``."""
     path = directory / "bench.yaml"
-    options = options or "port: 0, stale_s: 0.4"
     path.write_text(
         f"schema: 1\nstation: {STATION}\n"
         f"robots: {{{ARM}: {{driver: franka}}}}\n"
         f"groups: {{arms: {{robots: [{ARM}]}}}}\n"
         f"cameras: {{{cameras}}}\n"
-        f"teleop:\n  driver: browser\n  group: arms\n  options: {{{options}}}\n"
     )
     return path
 
@@ -52,17 +49,16 @@ def write_station(directory: Path, options: str = "", cameras: str = CAMERA) -> 
 class Bench:
     """An arm that is at once where it is asked to be, its stop flag, and the teleoperator."""
 
-    def __init__(self, directory: Path, options: str = "", cameras: str = CAMERA) -> None:
-        station = load_station(write_station(directory, options, cameras))
-        assert station.teleop is not None
-        config = parse(BrowserConfig, station.teleop.options, "teleop.options")
+    def __init__(self, directory: Path, cameras: str = CAMERA, **options: Any) -> None:
+        config = BrowserConfig(**{"port": 0, "stale_s": 0.4, **options})
+        page = PageProcess(str(write_station(directory, cameras)), "arms", config)
         self.flag = Flag(ring_path(STATION, "stop", "arms"))
         self.ticks = RingWriter(ring_path(STATION, "arm", ARM), tick_record(8), 64)
         self.tick: Any = np.zeros((), tick_record(8))
         self.people: list[Person] = []
         self.readings: list[tuple[int, Array]] = []
         self.clear()
-        self.teleop = BrowserTeleoperator(config, Grasp(STATION, ARM, slice(0, 8)), station.path)
+        self.teleop = BrowserTeleoperator(config, Grasp(STATION, ARM, slice(0, 8)), page)
 
     def clear(self) -> None:
         """The arm armed and at home, nobody at the page, no stop."""

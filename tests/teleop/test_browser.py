@@ -387,7 +387,9 @@ def test_a_page_process_that_dies_is_started_again_and_control_is_taken_anew(
 def test_the_page_ends_with_its_teleoperator(directory: Path) -> None:
     program = (
         "import sys, time; from hardware.teleop.browser import PageProcess\n"
-        "page = PageProcess(sys.argv[1]); page.start(); print(page.pid, flush=True)\n"
+        "from hardware.teleop.browser_config import BrowserConfig\n"
+        "page = PageProcess(sys.argv[1], 'arms', BrowserConfig(port=0)); page.start()\n"
+        "print(page.pid, flush=True)\n"
         "time.sleep(600)"
     )
     parent = subprocess.Popen(
@@ -410,4 +412,4 @@ def test_a_port_in_use_is_said_so(directory: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(DeviceError, match=f"127.0.0.1:{port}.*choose another"):
-            Bench(directory, f"port: {port}").__enter__()
+            Bench(directory, port=port).__enter__()

@@ -34,7 +34,7 @@ navigator.getGamepads = () => [pad];
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     monkeypatch.setenv("ROBOT_STACK_RUNTIME", str(tmp_path / "shm"))
-    with Bench(tmp_path, "port: 0, stale_s: 0.6, max_round_trip_s: 1.5") as bench:
+    with Bench(tmp_path, stale_s=0.6, max_round_trip_s=1.5) as bench:
         yield bench
 
 

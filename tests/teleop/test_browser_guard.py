@@ -27,11 +27,12 @@ SECRET = r"\?token=([A-Za-z0-9_-]{43})"
 class Served:
     """A page's process without a Teleoperator: its address, and what it prints for people."""
 
-    def __init__(self, directory: Path, options: str) -> None:
+    def __init__(self, directory: Path, **options: object) -> None:
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "hardware.teleop.browser_page"),
-                *(str(write_station(directory, options)), "--attached"),
+                *(str(write_station(directory)), "--group", "arms", "--attached"),
+                *("--options", json.dumps({"port": 0, **options})),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -72,7 +73,7 @@ class Served:
             self.process.stderr.close()
 
 
-Serve = Callable[[str], Served]
+Serve = Callable[..., Served]
 
 
 @pytest.fixture
@@ -80,8 +81,8 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.setenv("ROBOT_STACK_RUNTIME", str(tmp_path / "shm"))
     running: list[Served] = []
 
-    def start(options: str) -> Served:
-        running.append(Served(tmp_path, options))
+    def start(**options: object) -> Served:
+        running.append(Served(tmp_path, **options))
         return running[-1]
 
     yield start
@@ -103,7 +104,7 @@ def refused_socket(url: str, path: str = "/control", **options: object) -> int:
 
 
 def test_the_loopback_page_and_who_may_see_it(serve: Serve) -> None:
-    page = serve("port: 0")
+    page = serve()
     assert page.url == page.base
     answer = get(page.url)
     assert answer.status_code == 200 and "text/html" in answer.headers["content-type"]
@@ -138,7 +139,7 @@ def test_the_loopback_page_and_who_may_see_it(serve: Serve) -> None:
 
 
 def test_the_network_gets_in_by_a_link_that_works_once(serve: Serve) -> None:
-    page = serve("port: 0, host: 0.0.0.0, authenticate: true, names: [robot.lab]")
+    page = serve(host="0.0.0.0", authenticate=True, names=["robot.lab"])
     token = page.link()
     assert f"//{socket.gethostname()}:" in page.url
     for path in ("/", "/page.js", "/?token=", f"/?token={token[:-1]}", "/?token=%ff", "/?token=é"):
@@ -175,7 +176,7 @@ def test_the_network_gets_in_by_a_link_that_works_once(serve: Serve) -> None:
 
 
 def test_without_authentication_the_network_is_refused(serve: Serve) -> None:
-    page = serve("port: 0, host: 0.0.0.0")
+    page = serve(host="0.0.0.0")
     assert not page.answer["ok"]
     assert "authenticate: true" in page.answer["error"]
     assert page.process.wait(HANG_S) == 1
@@ -195,8 +196,7 @@ def test_with_a_certificate_the_page_is_https_and_its_cookie_secure(
         capture_output=True,
         timeout=HANG_S,
     )
-    options = f"port: 0, authenticate: true, certificate: {certificate}, key: {key}"
-    page = serve(options)
+    page = serve(authenticate=True, certificate=str(certificate), key=str(key))
     assert page.url.startswith("https://127.0.0.1:")
     answer = get(f"{page.url}/?token={page.link()}")
     assert answer.status_code == 200 and "; Secure" in answer.headers["set-cookie"]
@@ -210,6 +210,6 @@ def test_with_a_certificate_the_page_is_https_and_its_cookie_secure(
 
 
 def test_a_certificate_that_is_none_is_said_so(serve: Serve, tmp_path: Path) -> None:
-    page = serve(f"port: 0, certificate: {tmp_path}/a.pem, key: {tmp_path}/b.pem")
+    page = serve(certificate=f"{tmp_path}/a.pem", key=f"{tmp_path}/b.pem")
     assert not page.answer["ok"]
     assert "certificate and key" in page.answer["error"]
