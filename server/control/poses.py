@@ -32,8 +32,7 @@ def are_poses(rows: Array) -> bool:
     """Whether finite rows (H, D) begin with poses: their quaternions are rotations."""
     if rows.shape[1] < POSE:
         return False
-    lengths = np.linalg.norm(rows[:, TURN], axis=1)
-    return bool(((lengths >= SHORTEST) & (lengths <= LONGEST)).all())
+    return all(SHORTEST <= math.hypot(*turn) <= LONGEST for turn in rows[:, TURN].tolist())
 
 
 def normalize(row: Array) -> None:
