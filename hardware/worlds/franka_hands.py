@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hardware.franka.kinematics import HOME, Kinematics
 from hardware.teleop.mapper import Stick
-from hardware.worlds.franka_operator import Wish, apart, turn_between
+from hardware.worlds.franka_plan import Wish, apart, turn_between
 
 __all__ = ["JointHand", "TwistHand", "joints_nearer"]
 

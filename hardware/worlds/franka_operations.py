@@ -6,8 +6,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from hardware.franka.virtual.operations import apply_fault
+from hardware.franka.virtual.operations import apply_fault as apply_arm_fault
 from hardware.franka.virtual.operations import status as arm_status
+from hardware.worlds.command_server import apply_fault as apply_bus_fault
 from hardware.worlds.scripted import SEED, Nothing, Operation, Request
 from robot_stack.config import parse, within
 from robot_stack.errors import ConfigError
@@ -49,10 +50,14 @@ def operations(world: FrankaWorld) -> dict[str, Operation]:
 
     def fault(request: Request) -> Request:
         arguments = dict(request)
-        robot = arguments.pop("robot", world.config.robot)
-        if robot != world.config.robot:
-            raise ConfigError(f"no robot is called {robot!r} (robots: {world.config.robot})")
-        apply_fault(world.arm, str(arguments.pop("kind", "")), arguments)
+        robot, kind = arguments.pop("robot", world.config.robot), str(arguments.pop("kind", ""))
+        if robot == world.config.robot:
+            apply_arm_fault(world.arm, kind, arguments)
+        elif world.gello is not None and robot == world.gello.name:
+            apply_bus_fault(world.gello.bus, kind, arguments)
+        else:
+            known = [world.config.robot, *([] if world.gello is None else [world.gello.name])]
+            raise ConfigError(f"nothing is called {robot!r} (there: {', '.join(known)})")
         return {}
 
     known = (status, script, release, fault)

@@ -20,11 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.dynamixel.process import build
-from hardware.dynamixel.virtual import VirtualBus
 from hardware.franka.configuration import FrankaConfig
 from hardware.franka.fci import Version
-from hardware.franka.kinematics import HOME
 from hardware.franka.limits import Model
 from hardware.franka.virtual.process import robot_model
 from hardware.franka.virtual.server import VirtualArm
@@ -35,14 +32,13 @@ from hardware.teleop.gello_config import (
     gello_config,
     load_calibration,
 )
-from hardware.teleop.gello_virtual import bus_description
 from hardware.teleop.twists import TwistsConfig, TwistWriter
 from hardware.worlds.franka import FrankaPickPlace
 from hardware.worlds.franka_hands import JointHand, TwistHand
 from hardware.worlds.franka_operations import operations
 from hardware.worlds.franka_operator import Hand, PickPlaceOperator
+from hardware.worlds.gello_rig import GelloRig
 from hardware.worlds.scripted import ScriptedWorld
-from hardware.worlds.servo_hand import ServoHand
 from robot_stack.config import Station, load_station, parse
 from robot_stack.errors import ConfigError, DeviceError, RobotStackError
 from robot_stack.realtime import setup
@@ -116,37 +112,6 @@ def franka_world_config(station: Station) -> FrankaWorldConfig:
     )
 
 
-class _Gello:
-    """The GELLO on the operator's table: its servo bus, and the operator's hand on it."""
-
-    def __init__(self, config: FrankaWorldConfig) -> None:
-        assert config.gello is not None
-        options, self.calibration = config.gello
-        name = options.port.removeprefix(VIRTUAL)
-        link = options.path(config.station)
-        link.parent.mkdir(mode=0o700, exist_ok=True)
-        self.bus: VirtualBus = build(
-            bus_description(
-                name,
-                options,
-                self.calibration,
-                HOME,
-                link=link,
-                usb_latency_s=config.usb_latency_s,
-            )
-        )
-        servos = np.arange(len(options.servos))
-        turn = np.full(len(servos), 2 * np.pi)
-        self.hand = ServoHand(self.bus, servos, servos, -turn, turn)
-
-    def move(self, joints: Array, opening: float) -> None:
-        """Bring it to where the robot would stand at ``joints`` (7,) and ``opening``."""
-        angles = self.calibration.angles(joints)
-        if self.calibration.open is not None:
-            angles = np.append(angles, self.calibration.trigger(opening))
-        self.hand.want(angles)
-
-
 class FrankaWorld(ScriptedWorld):
     """Arm, table and operator of one station; ``run`` is the event loop."""
 
@@ -164,7 +129,9 @@ class FrankaWorld(ScriptedWorld):
             robot_model=lambda: robot_model(version),
         )
         self._stick = TwistWriter(config.station, config.twists.name)
-        self.gello = None if config.gello is None else _Gello(config)
+        self.gello: GelloRig | None = None
+        if config.gello is not None:
+            self.gello = GelloRig(*config.gello, config.station, config.usb_latency_s)
         self.open(operations(self))
 
     # -- what the operator sees --------------------------------------------------------------------
@@ -222,8 +189,7 @@ class FrankaWorld(ScriptedWorld):
         if self.turns % OPERATOR_EVERY == 0:
             self.run_script(self._update_script)
         if self.gello is not None and self.turns % SERVOS_EVERY == 0:
-            self.gello.hand.step(SERVOS_EVERY / 1000.0)
-            self.gello.bus.step(SERVOS_EVERY / 1000.0)
+            self.gello.step(SERVOS_EVERY / 1000.0)
         if self.turns % LOOK_EVERY == 0:
             self.plant.look()
         if self.turns % PUBLISH_EVERY == 0:
@@ -260,7 +226,7 @@ class FrankaWorld(ScriptedWorld):
                 f"the world of {self.station} has no GELLO: a teleop device of driver gello with "
                 "port virtual:NAME in the station file brings one"
             )
-        return JointHand(self.gello.move, self.gello.hand.release, lambda: self.plant.body.q)
+        return JointHand(self.gello.move, self.gello.release, lambda: self.plant.body.q)
 
     def status(self) -> dict[str, Any]:
         """What the table looks like, beside the arm's own."""

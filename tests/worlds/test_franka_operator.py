@@ -12,7 +12,8 @@ from hardware.franka.virtual.servo import joint_impedance
 from hardware.teleop.mapper import CartesianMapper, MotionConfig, Stick
 from hardware.worlds.franka import FrankaPickPlace, sample_places
 from hardware.worlds.franka_hands import JointHand, TwistHand, joints_nearer
-from hardware.worlds.franka_operator import Hand, Phase, PickPlaceOperator, plan_pick_place
+from hardware.worlds.franka_operator import Hand, Phase, PickPlaceOperator
+from hardware.worlds.franka_plan import plan_pick_place
 from robot_stack.errors import DeviceError
 
 Array = NDArray[np.float64]

@@ -161,7 +161,7 @@ def test_its_clock_is_the_robots(world: World) -> None:
 def test_faults_reach_the_arm(world: World) -> None:
     world.client.call("fault", robot="arm", kind="reflex", name="joint_reflex")
     assert world.client.call("status")["robots"]["arm"]["mode"] == "reflex"
-    with pytest.raises(ControlPlaneError, match="no robot is called 'leg'"):
+    with pytest.raises(ControlPlaneError, match="nothing is called 'leg'"):
         world.client.call("fault", robot="leg", kind="calm")
     with pytest.raises(ControlPlaneError, match="no fault is called 'rust'"):
         world.client.call("fault", kind="rust")
@@ -178,6 +178,14 @@ def test_the_gello_stands_like_the_robot(world: World) -> None:
     signs, offsets = np.array([1, -1, 1, 1, 1, 1, 1]), np.array([0.5, 0, 0, 3.1416, 0, 0, 0])
     np.testing.assert_allclose(signs * (angles[:7] - offsets), joints, atol=0.01)
     assert angles[7] == pytest.approx(0.0, abs=0.01)  # the trigger is let go
+
+
+def test_the_gello_can_be_unplugged(world: World) -> None:
+    tty = world.directory / "table" / "tty" / "gello"
+    world.client.call("fault", robot="gello", kind="unplug")
+    assert not tty.exists()
+    world.client.call("fault", robot="gello", kind="plug")
+    assert tty.exists()
 
 
 def test_the_operator_works_at_its_device_until_told_to_let_go(world: World) -> None:
