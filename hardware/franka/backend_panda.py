@@ -5,12 +5,11 @@ Every controller is panda-python's own torque controller, in its C++ thread at 1
 ``joint_impedance``      ``JointPosition``: tau = K (q_ref - q) - D dq + Coriolis
 ``cartesian_impedance``  ``CartesianImpedance`` at the end effector's pose of the reference, with
                          the reference's joints as its null space
-``torque``               ``AppliedTorque``: K (q_ref - q) - D dq computed in the arm process
 
 **References that grow old.** These controllers have no watchdog and keep what they were given. No
 reference velocity is ever given to them: if this process stops, the point that is tracked stands
-still, so the arm decelerates onto it and holds; what ``torque`` was given would go on, so that its
-own damping alone bounds it. (The price is a lag of D/K behind a moving reference.)
+still, so the arm decelerates onto it and holds. The price is a lag of D/K behind a moving
+reference. (panda-python's torques and velocities would go on for ever: they are not offered.)
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 from panda_py import controllers, libfranka
 
 from hardware.franka.backend import Mode, Reading, connection_error
-from hardware.franka.configuration import TORQUE_DAMPING, FrankaConfig
+from hardware.franka.configuration import FrankaConfig
 from hardware.franka.fci import ERROR_NAMES
 from hardware.franka.kinematics import Kinematics
 from robot_stack.errors import DeviceError
@@ -59,8 +58,6 @@ class PandaBackend:
         self._stiffness = np.array(config.gains)
         if config.damping is not None:
             self._damping = np.array(config.damping)
-        elif config.controller == "torque":
-            self._damping = np.array(TORQUE_DAMPING)
         else:
             self._damping = 2.0 * np.sqrt(self._stiffness)
         self._reference: Array | None = None
@@ -187,14 +184,11 @@ class PandaBackend:
         self.follow(reading.q, np.zeros(7), reading)
 
     def _make(self) -> Any:
-        controller = self.config.controller
-        if controller == "cartesian_impedance":
+        if self.config.controller == "cartesian_impedance":
             ratio = np.mean(self._damping / (2.0 * np.sqrt(self._stiffness)))
             return controllers.CartesianImpedance(
                 np.diag(self._stiffness), float(ratio), NULL_SPACE_STIFFNESS, 1.0
             )
-        if controller == "torque":
-            return controllers.AppliedTorque(self._damping)
         return controllers.JointPosition(self._stiffness, self._damping, 1.0)
 
     def follow(self, q: Array, dq: Array, reading: Reading) -> None:
@@ -203,15 +197,11 @@ class PandaBackend:
         if isinstance(controller, controllers.CartesianImpedance):
             x, y, z, qw, qx, qy, qz = self._kinematics.pose(q)
             controller.set_control(np.array([x, y, z]), np.array([qx, qy, qz, qw]), q)
-        elif isinstance(controller, controllers.AppliedTorque):
-            controller.set_control(self._stiffness * (q - reading.q))
         else:
             controller.set_control(q, np.zeros(7))
 
     def come_to_rest(self) -> None:
         """The point that is tracked stands already; the controller ends when the arm does."""
-        if isinstance(self._controller, controllers.AppliedTorque):
-            self._controller.set_control(np.zeros(7))
         self._resting = True
 
     def _stop(self) -> None:

@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 Controller = Literal["joint_impedance", "cartesian_impedance", "joint_position", "torque"]
 
 ARM_JOINTS = 7
+# panda-python has no other whose arm comes to rest when this program stalls.
+PANDA_CONTROLLERS = ("joint_impedance", "cartesian_impedance")
 MAX_STEP_RAD = 0.3
 # How late values may be is the driver's to judge: it tells the network from the hand.
 SILENCE_S = np.inf
@@ -155,10 +157,10 @@ class FrankaConfig:
     def __post_init__(self) -> None:
         if not self.address or any(c.isspace() or c == "/" for c in self.address):
             raise ValueError(f"address: {self.address!r} is no IP address or host name")
-        if self.model == "fer" and self.controller == "joint_position":
+        if self.model == "fer" and self.controller not in PANDA_CONTROLLERS:
             raise ValueError(
-                "controller: joint_position needs an FR3; on a Panda (model fer) use "
-                "joint_impedance, cartesian_impedance or torque"
+                f"controller: {self.controller} needs an FR3; on a Panda (model fer) use "
+                f"{' or '.join(PANDA_CONTROLLERS)}"
             )
         largest = LARGEST_STIFFNESS[self.controller]
         for name in ("stiffness", "damping"):

@@ -63,7 +63,6 @@ def swing(driven: Driven) -> None:
         (10, "torque", 0.02),
         (5, "joint_impedance", 0.01),
         (5, "cartesian_impedance", 0.1),
-        (5, "torque", 0.02),
     ],
 )
 def test_motion_arrives(
@@ -133,7 +132,7 @@ def test_a_stalled_program_lets_the_arm_come_to_rest_and_begins_anew_without_a_j
         before = driven.state.q.copy()
         time.sleep(1.0)  # what a program does that was stopped: nothing
         stalled = process.call("status")
-        assert np.abs(stalled["dq"]).max() < 0.02, "it still moves"
+        assert np.abs(stalled["dq"]).max() < 0.15 * SPEED, "it still moves"
         if version == 10 and controller != "joint_position":  # those plan their end themselves
             assert not stalled["moving"], "the library's thread has not ended the motion"
         moved = np.array(stalled["q"]) - before

@@ -49,6 +49,7 @@ def configured(tmp_path: Path, options: str) -> FrankaArm:
         ),
         ("controller: cartesian_impedance, stiffness: [1, 1, 1, 1, 1, 1, 1]", "6 are needed"),
         ("model: fer, controller: joint_position", "needs an FR3"),
+        ("model: fer, controller: torque", "joint_impedance or cartesian_impedance"),
         ("controller: joint_position, damping: [1, 1, 1, 1, 1, 1, 1]", "damps by itself"),
         ("collision: {upper_torque: [1, 1, 1, 1, 1, 1, 1]}", r"lower_torque\[0\] 20 and upper"),
         ("load: {mass: 9}", "0.0..7.0 kg"),
