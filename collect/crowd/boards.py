@@ -117,6 +117,7 @@ class Board:
     def _listed(self, *columns: Any) -> Select[*tuple[Any, ...]]:
         listed = (
             select(*columns)
+            .select_from(Standing)
             .join(Participant, Participant.id == Standing.participant_id)
             .where(*self._on(), ~UNLISTED)
         )
