@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 Vector = tuple[float, float, float]
 
 WIDTH = 8  # x y z, quaternion w x y z, gripper
+AT_ONCE_S = 1e-3  # a ramp that is shorter is none
 LONGEST_S = 0.05  # after a pause the motion goes on, it does not leap
 NO_MOTION = (0.0,) * 6
 
@@ -125,14 +126,18 @@ class CartesianMapper:
         if dt <= 0.0:
             return self.target
         linear, angular = self._wanted(stick)
-        ramp = self.config.ramp_s
-        change = dt / ramp if ramp > 0.0 else math.inf
-        self._linear = _approach(self._linear, linear, self.config.linear_m_s * change)
-        self._angular = _approach(self._angular, angular, self.config.angular_rad_s * change)
+        self._linear = _approach(self._linear, linear, self._change(self.config.linear_m_s, dt))
+        self._angular = _approach(
+            self._angular, angular, self._change(self.config.angular_rad_s, dt)
+        )
         if all(math.isfinite(value) for value in measured):
             self._move(dt, measured)
         self._grip(stick, dt)
         return self.target
+
+    def _change(self, full: float, dt: float) -> float:
+        """By how much a velocity may change in ``dt``."""
+        return full * dt / self.config.ramp_s if self.config.ramp_s >= AT_ONCE_S else math.inf
 
     def _wanted(self, stick: Stick) -> tuple[Vector, Vector]:
         """The velocity in m/s and rad/s, in the base frame."""

@@ -228,6 +228,13 @@ def test_a_robot_that_is_held_back_is_not_left_behind():
     assert angle(back[-1], HELD) < 0.3
 
 
+def test_turning_that_is_locked_and_no_ramp_go_together():
+    mapper = mapped(MotionConfig(ramp_s=0.0, angular_rad_s=0.0))
+    target = follow(mapper, Stick((1.0,) * 6), 1.0)[-1]
+    assert target[:3] - HELD[:3] == pytest.approx([0.25 / math.sqrt(3)] * 3)
+    assert target[3:7] == pytest.approx(DOWN)
+
+
 def test_a_pause_is_no_leap():
     mapper = mapped(MotionConfig(ramp_s=0.0))
     forward = Stick((1.0, 0, 0, 0, 0, 0))
