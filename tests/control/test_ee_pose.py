@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from robot_stack import rotation
 from robot_stack.records import command_record
-from robot_stack.types import CommandMode, Difference
+from robot_stack.types import ActionChunk, CommandMode, Difference, Source
 from server.control.chunk_buffer import ChunkBuffer
 from tests.control.ideal_franka import DT_NS, Rig, rig
 
@@ -119,10 +119,13 @@ def test_a_chunk_of_poses_turns_the_short_way_whatever_its_signs(arm: Rig) -> No
         rows.append(with_gripper(row))
     arm.send(rows, start_ns=arm.clock.now_ns, dt_ns=4 * DT_NS)
     lengths = []
+    last = start[3:]
     for _ in range(4 * 40):
         tick = arm.turn()
         watch.step(tick["sent"])
         lengths.append(np.linalg.norm(tick["asked_pose"][3:]))
+        assert math.hypot(*rotation.between(last, tick["asked_pose"][3:])) < 0.004
+        last = tick["asked_pose"][3:]
         way = rotation.between(start[3:], arm.pose[3:])
         assert math.hypot(way[0], way[1]) < 0.01
         assert -0.01 < way[2] < 0.41
@@ -423,14 +426,38 @@ def row(x: float, quaternion: tuple[float, float, float, float]) -> Array:
 
 def test_nothing_lies_between_joints_and_a_pose() -> None:
     buffer = ChunkBuffer(8)
-    for i in range(4):
-        buffer.put_target(i * 20_000_000, np.full(8, 0.1 * i), JOINT)
-        buffer.target(i * 20_000_000)
+    for i in range(17):
+        if i % 4 == 0 and i < 16:
+            buffer.put_target(i * DT_NS, np.full(8, 0.1 * i), JOINT)
+        if i < 16:
+            buffer.target(i * DT_NS)
     pose = row(0.4, (1.0, 0.0, 0.0, 0.0))
-    buffer.put_target(80_000_000, pose, POSE)
-    sample = buffer.target(80_000_000)
+    buffer.put_target(16 * DT_NS, pose, POSE)
+    sample = buffer.target(16 * DT_NS)
     assert sample.mode is POSE
     np.testing.assert_array_equal(sample.target, pose)
+
+
+def test_a_chunk_of_poses_that_follows_joints_lets_them_stand_until_it_begins() -> None:
+    buffer = ChunkBuffer(8)
+    joints = np.full(8, 0.2)
+    buffer.put_target(0, joints, JOINT)
+    buffer.target(0)
+    poses = np.array([row(0.4 + 0.01 * i, (1.0, 0.0, 0.0, 0.0)) for i in range(5)])
+    start = 6 * DT_NS
+    buffer.put_chunk(
+        ActionChunk(0, start, 4 * DT_NS, poses, Source.POLICY, token=1, chunk_id=3, mode=POSE)
+    )
+    for i in range(1, 20):
+        sample = buffer.target(i * DT_NS)
+        assert sample.target is not None
+        if i < 6:
+            assert sample.mode is JOINT
+            np.testing.assert_array_equal(sample.target, joints)
+        else:
+            assert sample.mode is POSE
+            assert sample.target[0] >= 0.4
+    assert sample.chunk_id == 3
 
 
 def test_a_row_without_a_rotation_is_refused_whole() -> None:

@@ -241,6 +241,25 @@ def test_in_a_singularity_a_small_way_is_a_small_motion(q: Array) -> None:
             assert np.abs(wide.solve(turned, q, DT) - q).max() < 0.08
 
 
+@pytest.mark.parametrize(
+    ("elbow", "most"),
+    [(-0.1, 0.02), (-0.3, 0.03), (-0.5, 0.01), (-0.8, 0.02)],  # -0.5: 4 mm of way a radian
+)
+def test_the_nearer_the_singularity_the_less_a_millimetre_moves(elbow: float, most: float) -> None:
+    q = np.array([0.0, 0.6, 0.0, elbow, 0.0, 1.4, 0.785])
+    ik = FrankaInverseKinematics(
+        KINEMATICS,
+        lower=np.full(7, -3.1),
+        upper=np.full(7, 3.1),
+        velocity=VELOCITY,
+        acceleration=ACCELERATION,
+        posture=q,
+    )
+    outwards = KINEMATICS.pose(q)
+    outwards[:3] += np.array((math.sin(0.6), 0.0, math.cos(0.6))) * 1e-3
+    assert np.abs(ik.solve(outwards, q, DT) - q).max() < most
+
+
 def swung(q: Array, swing: float) -> Array:
     """The same pose with the elbow swung round by about ``swing`` rad."""
     pose = KINEMATICS.pose(q)
