@@ -66,12 +66,9 @@ class PageService:
             self.robots.description = self._view.describe()
             await asyncio.sleep(LOOK_S)
 
-    def stop(self, who: str) -> str:
-        """Raise every stop flag of the station; returns what came of it, for people."""
-        groups = stop_all(self.station, f"STOP pressed on {who}")
-        if not groups:
-            return f"nothing to stop: station {self.station} is not served (robot-stack serve)"
-        return f"stopped: {', '.join(groups)}"
+    def stop(self, who: str) -> list[str]:
+        """Raise every stop flag of the station; returns the groups that were told."""
+        return stop_all(self.station, f"STOP pressed on {who}")
 
     def close(self) -> None:
         self.drawing.shutdown()
@@ -109,7 +106,7 @@ def create_app(service: PageService, sessions: Sessions | None) -> PageGuard:
     async def stop(request: Request) -> JSONResponse:
         """STOP by a way of its own, should the page's socket be stuck."""
         host = "" if request.client is None else f" at {request.client.host}"
-        return JSONResponse({"message": service.stop(f"a page{host}")})
+        return JSONResponse({"groups": service.stop(f"a page{host}")})
 
     async def serve(socket: WebSocket, session: ControlSession | VideoSession) -> None:
         if service.sockets >= MAX_SOCKETS:

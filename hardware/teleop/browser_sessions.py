@@ -105,7 +105,11 @@ class ControlSession(_Session):
     """Hands, control and STOP of one page. It loses control when its socket closes."""
 
     def __init__(
-        self, socket: WebSocket, control: Control, robots: RobotsNow, stop: Callable[[str], str]
+        self,
+        socket: WebSocket,
+        control: Control,
+        robots: RobotsNow,
+        stop: Callable[[str], list[str]],
     ) -> None:
         super().__init__(socket)
         client = socket.client
@@ -130,7 +134,7 @@ class ControlSession(_Session):
             raise ConfigError(f"no message is called {kind!r} (hands, take, leave, stop)")
         parse(_Nothing, values, kind)
         if kind == "stop":
-            await self._say("stopped", message=self._stop(self._page.name))
+            await self._say("stopped", groups=self._stop(self._page.name))
         elif kind == "leave":
             self._control.leave(self._page, now_ns)
         elif (refusal := self._control.take(self._page, now_ns)) is not None:

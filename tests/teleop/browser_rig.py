@@ -175,7 +175,7 @@ class Person:
         )
         self.status: dict[str, Any] = {}
         self.errors: list[str] = []
-        self.stopped: list[str] = []
+        self.stopped: list[list[str]] = []
         self.hands: dict[str, Any] = {"deadman": False}
         self.silent = False
         self.late_ms = 0.0
@@ -199,9 +199,10 @@ class Person:
                     self._beat = (message["t"], time.monotonic())
                 if message["kind"] == "status":
                     self.status = message
-                if message["kind"] in ("error", "stopped"):
-                    kept = self.errors if message["kind"] == "error" else self.stopped
-                    kept.append(message["message"])
+                if message["kind"] == "error":
+                    self.errors.append(message["message"])
+                if message["kind"] == "stopped":
+                    self.stopped.append(message["groups"])
 
     def packet(self, *, late_ms: float = 0.0, **values: Any) -> dict[str, Any]:
         """The next packet; with ``late_ms`` as if it had been on its way for so long."""

@@ -200,7 +200,7 @@ def test_one_controls_and_others_watch_and_stop(bench: Bench) -> None:
     assert (bench.pose[2], bench.flag.value) == (HOME[2], 0)
     other.say("stop")
     bench.until(lambda: other.stopped, "an answer")
-    assert other.stopped == ["stopped: arms"]
+    assert other.stopped == [["arms"]]
     assert bench.flag.value == 3 and "a page at 127.0.0.1" in bench.flag.reason
     bench.until(lambda: "STOP pressed" in (other.status["stop"] or ""), "the page says so")
 
@@ -222,7 +222,7 @@ def test_control_passes_on_when_it_is_given_up(bench: Bench) -> None:
 
 def test_stop_by_post_needs_neither_control_nor_socket(bench: Bench) -> None:
     answer = httpx.post(f"{bench.url}/stop", headers={"Origin": bench.url}, timeout=HANG_S)
-    assert answer.json() == {"message": "stopped: arms"}
+    assert answer.json() == {"groups": ["arms"]}
     assert bench.flag.value == 3
     bench.flag.clear()
     for origin in ("http://evil.example", "null"):

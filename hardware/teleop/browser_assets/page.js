@@ -53,7 +53,8 @@ function connect() {
     const message = JSON.parse(data);
     if ("t" in message) beat = { t: message.t, at: performance.now() };
     if (message.kind === "status") { status = message; stale = true; }
-    if (message.kind === "error" || message.kind === "stopped") say(message.message);
+    if (message.kind === "error") say(message.message);
+    if (message.kind === "stopped") told(message.groups);
   };
   socket.onclose = () => {
     if (own !== socket) return;
@@ -74,10 +75,14 @@ async function stop() {
   try {
     const answer = await fetch("stop", { method: "POST", keepalive: true, signal: AbortSignal.timeout(3000) });
     if (!answer.ok) throw new Error(String(answer.status));
-    say((await answer.json()).message);
+    told((await answer.json()).groups);
   } catch {
     if (socket?.readyState !== WebSocket.OPEN) say("STOP DID NOT ARRIVE: use the stop button of the robot", 20000);
   }
+}
+
+function told(groups) { // what was stopped shows in the status
+  if (!groups.length) say("Nothing to stop: the station is not served, and moves nothing");
 }
 
 // -- what the robots say ----------------------------------------------------------------------
