@@ -17,6 +17,7 @@ import pytest
 
 from hardware.franka.configuration import FrankaConfig
 from hardware.franka.fci import ROBOT_PORT
+from hardware.worlds.control import WorldClient
 from hardware.worlds.franka import CUBE_SIDE, sample_places
 from robot_stack.records import world_path
 from robot_stack.rotation import multiply
@@ -67,6 +68,15 @@ def listens() -> bool:
         return probe.connect_ex((ADDRESS, ROBOT_PORT)) == 0
 
 
+def grasped() -> bool:
+    """What the hand itself says: that a grasp, not a move, has met something."""
+    client = WorldClient("grasp", timeout_s=10.0)
+    try:
+        return bool(client.call("status")["robots"]["arm"]["grasped"])
+    finally:
+        client.close()
+
+
 def cube() -> np.ndarray[Any, Any]:
     with Ring(world_path("grasp")) as ring:
         latest = ring.latest()
@@ -98,7 +108,7 @@ def test_a_cube_is_gripped_where_the_fingers_meet_it_and_is_lifted(world: Path) 
         driven.target[7] = 0.3  # 24 mm: half way through the cube
         gripped = CUBE_SIDE / STROKE_M
         driven.until(lambda: abs(driven.state.q[7] - gripped) < 0.05, "the fingers at the cube")
-        driven.run(1.5)  # the move has ended short, and the grasp has begun
+        driven.until(grasped, "the grasp after the move that ended short")
         reach(driven, above)
         driven.run(0.3)
         assert cube()[2] > 0.1, "the cube came along"
