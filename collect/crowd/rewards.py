@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, func, select
@@ -20,13 +21,27 @@ from collect.crowd.standings import site_version
 from collect.crowd.tables import AuditEntry, Participant, RewardEntry, RewardItem, utc_now
 from robot_stack.errors import RobotStackError
 
-__all__ = ["Offer", "RewardError", "count", "credit", "hand", "offers", "stock", "stock_of"]
+__all__ = [
+    "MAX_PIECES",
+    "REASONS",
+    "Offer",
+    "RewardError",
+    "StaffEntry",
+    "count",
+    "credit",
+    "hand",
+    "handed_today",
+    "offers",
+    "stock",
+    "stock_of",
+]
 
 MAX_PIECES = 10_000
+REASONS = ("points", "cap", "stock", "gone")
 
 
 class RewardError(RobotStackError):
-    """A reward that can't be had. ``reason``: points, cap, stock, gone; pages translate it."""
+    """A reward that can't be had. ``reason``: one of ``REASONS``, or pieces; pages translate it."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -44,6 +59,14 @@ class Offer:
     reason: str | None
 
 
+class StaffEntry(Protocol):
+    """`stock` and `count`."""
+
+    def __call__(
+        self, tx: Session, *, item_id: str, pieces: int, staff_id: str, key: str
+    ) -> RewardEntry: ...
+
+
 def offers(tx: Session, participant_id: str, now: dt.datetime | None = None) -> list[Offer]:
     """What is there, and what of it this participant may take."""
     left = credit(tx, participant_id)
@@ -57,6 +80,7 @@ def credit(tx: Session, participant_id: str) -> int:
     """A participant's points less the worth of what was taken."""
     taken = tx.scalar(
         select(func.sum(-RewardEntry.count * RewardItem.points))
+        .select_from(RewardEntry)
         .join(RewardItem, RewardItem.id == RewardEntry.item_id)
         .where(RewardEntry.participant_id == participant_id, RewardEntry.kind == "handed")
     )
@@ -122,6 +146,16 @@ def count(tx: Session, *, item_id: str, pieces: int, staff_id: str, key: str) ->
 def stock_of(tx: Session, item_id: str) -> int:
     """How many pieces the books say are there."""
     return _sum(tx, RewardEntry.item_id == item_id)
+
+
+def handed_today(tx: Session, item_id: str, now: dt.datetime | None = None) -> int:
+    """How many pieces went out since the site's midnight."""
+    return -_sum(
+        tx,
+        RewardEntry.item_id == item_id,
+        RewardEntry.kind == "handed",
+        RewardEntry.created_at >= _midnight(tx, now or utc_now()),
+    )
 
 
 def _offer(
