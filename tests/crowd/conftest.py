@@ -1,7 +1,7 @@
 """Fixtures of the crowd site's tests. Everything is private to a test and real: no mocks.
 
-- `database`: a `Database` with all tables, **once on SQLite and once on PostgreSQL**. So is all that
-  depends on it. A module whose tests say nothing of the database asks for SQLite alone with
+- `database`: a `Database` with all tables, **once on SQLite and once on PostgreSQL**. So is all
+  that depends on it. A module whose tests say nothing of the database asks for SQLite alone with
   ``pytestmark = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)``.
 - `config`: settings of a site (https://crowd.test) on that database; `config_file` is their YAML.
   Change some with ``dataclasses.replace(config, ...)`` and ``create_app``.
@@ -36,6 +36,7 @@ from fastapi import FastAPI
 from sqlalchemy import create_engine, make_url, text
 from starlette.testclient import TestClient
 
+from benchmarks.private_postgresql import postgresql_server
 from collect.crowd.app import create_app
 from collect.crowd.config import CrowdConfig, load_config
 from collect.crowd.database import Database
@@ -53,7 +54,6 @@ from collect.crowd.tables import (
 )
 from tests.crowd import factories
 from tests.crowd.browser import Browser
-from tests.crowd.postgres import postgresql_server
 
 ORIGIN = "https://crowd.test"
 

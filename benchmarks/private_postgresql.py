@@ -1,4 +1,4 @@
-"""A private PostgreSQL server: its own directory, a socket and no port, gone with the tests."""
+"""A private PostgreSQL server for benchmarks and tests: its own directory and socket, no port."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from pathlib import Path
 
 __all__ = ["postgresql_server"]
 
-# A server for tests: what a crash would lose is nothing.
-SETTINGS = (
-    "-c listen_addresses='' -c fsync=off -c synchronous_commit=off -c full_page_writes=off "
-    "-c max_connections=200 -c shared_buffers=32MB -c autovacuum=off"
-)
+SETTINGS = "-c listen_addresses='' -c max_connections=200 -c shared_buffers=32MB -c autovacuum=off"
+# What a crash of a server for tests would lose is nothing.
+FORGETFUL = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 
 
 def _programs() -> Path:
@@ -25,15 +23,16 @@ def _programs() -> Path:
     which = shutil.which("pg_ctl")
     if which is not None:
         return Path(which).parent
-    assert found, "these tests need a PostgreSQL server: `apt-get install postgresql`"
+    assert found, "this needs a PostgreSQL server: `apt-get install postgresql`"
     return found[-1].parent
 
 
 @contextlib.contextmanager
-def postgresql_server() -> Iterator[str]:
-    """A running server; yields the URL of its maintenance database.
+def postgresql_server(*, durable: bool = False) -> Iterator[str]:
+    """A running server; yields the URL of its maintenance database. Gone with the block.
 
-    PostgreSQL refuses to run as root, so that root starts it as the user `postgres`.
+    ``durable``: a commit is on the disk, as with anybody's own server. PostgreSQL refuses to
+    run as root, so that root starts it as the user `postgres`.
     """
     programs = _programs()
     root = os.geteuid() == 0
@@ -46,7 +45,7 @@ def postgresql_server() -> Iterator[str]:
             shutil.chown(folder, "postgres")
         data = folder / "data"
         _run(command, programs / "initdb", "-D", data, "-A", "trust", "-E", "UTF8", "--no-sync")
-        options = f"-k {folder} {SETTINGS}"
+        options = f"-k {folder} {SETTINGS}{'' if durable else FORGETFUL}"
         log = folder / "log"
         try:
             _run(command, programs / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
