@@ -7,9 +7,12 @@ requests (a follower of the boards, a video worker) is the router's own `lifespa
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
+import multiprocessing
 import os
 import pkgutil
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,7 +29,7 @@ from collect.crowd.config import CONFIG_VARIABLE, CrowdConfig, load_config
 from collect.crowd.database import Database, DatabaseBusyError
 from collect.crowd.deps import SignInError, guard_writes
 from collect.crowd.keys import load_key
-from collect.crowd.log import configure
+from collect.crowd.log import configure, log, where
 from collect.crowd.security.guard import Guard
 from collect.crowd.security.rate_limit import RateLimiter, TooManyError
 from collect.crowd.site import Site
@@ -36,6 +39,7 @@ __all__ = ["create_app", "from_environment"]
 
 STATIC = Path(__file__).parent / "static"
 BUSY_RETRY_S = 2
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def create_app(config: CrowdConfig) -> FastAPI:
@@ -48,6 +52,7 @@ def create_app(config: CrowdConfig) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         database.close()
+        observe.forget_worker()
 
     app = FastAPI(
         title="robot-stack crowd",
@@ -72,7 +77,7 @@ def create_app(config: CrowdConfig) -> FastAPI:
     app.add_middleware(observe.Observe)
     if config.trusted_proxies:
         app.add_middleware(
-            ProxyHeadersMiddleware,  # type: ignore[arg-type]
+            ProxyHeadersMiddleware,
             trusted_hosts=list(config.trusted_proxies),
         )
     return app
@@ -81,6 +86,9 @@ def create_app(config: CrowdConfig) -> FastAPI:
 def from_environment() -> FastAPI:
     """The application of a worker process; its settings file is in the environment."""
     configure()
+    if multiprocessing.parent_process() is not None:
+        # A worker ends with the process that started it, however that ended.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     return create_app(load_config(os.environ[CONFIG_VARIABLE]))
 
 
@@ -145,5 +153,6 @@ def _too_many(request: Request, error: Exception) -> Response:
     return _error(request, 429, str(error), error.retry_s)
 
 
-def _unexpected(request: Request, _: Exception) -> Response:
+def _unexpected(request: Request, error: Exception) -> Response:
+    log.error("unexpected", error=error, where=where(error.__traceback__))
     return _error(request, 500, "the site has made a mistake; staff can see it in the log")

@@ -53,6 +53,7 @@ class Database:
         else:
             self.engine = create_engine(
                 self.url,
+                hide_parameters=True,  # nothing of anybody in an error's text
                 pool_size=16,
                 max_overflow=16,
                 pool_timeout=WAIT_S,
@@ -112,6 +113,7 @@ class Database:
     def _sqlite_engine(self, *, pool_size: int, writes: bool) -> Engine:
         engine = create_engine(
             self.url,
+            hide_parameters=True,
             poolclass=QueuePool,
             pool_size=pool_size,
             max_overflow=0 if writes else 32,

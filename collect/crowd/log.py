@@ -8,33 +8,19 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import structlog
+from structlog.typing import EventDict
 
-__all__ = ["ALLOWED", "configure", "log"]
+__all__ = ["ALLOWED", "configure", "log", "where"]
 
 ALLOWED = frozenset(
-    [
-        "event",
-        "level",
-        "timestamp",
-        "method",
-        "route",
-        "status",
-        "ms",
-        "request_id",
-        "station",
-        "play",
-        "error",
-        "worker",
-        "count",
-        "job",
-        "revision",
-        "database",
-        "url",
-        "seconds",
-    ]
+    {"event", "level", "timestamp", "method", "route", "status", "ms", "seconds", "request_id"}
+    | {"station", "play", "error", "where", "worker", "count", "job", "revision", "url"}
 )
 MAX_TEXT = 200
 
@@ -56,9 +42,26 @@ def configure() -> None:
     )
     # Access lines hold addresses and query strings; ours (see `observe`) hold neither.
     logging.getLogger("uvicorn.access").disabled = True
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
 
 
-def _error_kind(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
+class _Forward(logging.Handler):
+    """What libraries log: the logger, its fixed text without arguments, where an error was."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        event = f"{record.name}: {str(record.msg).splitlines()[0] if record.msg else ''}"
+        at = where(error.__traceback__) if error is not None else None
+        log.log(record.levelno, event, error=error, where=at)
+
+
+def where(frames: TracebackType | None) -> str:
+    """The places of a traceback, innermost first, without its message."""
+    places = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(frames)]
+    return " < ".join(reversed(places))
+
+
+def _error_kind(_: Any, __: str, line: EventDict) -> EventDict:
     # An exception's text may quote what somebody typed (a database's does); its type may not.
     error = line.get("error")
     if isinstance(error, BaseException):
@@ -66,7 +69,7 @@ def _error_kind(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def _only_allowed(_: Any, __: str, line: dict[str, Any]) -> dict[str, Any]:
+def _only_allowed(_: Any, __: str, line: EventDict) -> EventDict:
     return {
         key: value[:MAX_TEXT] if isinstance(value, str) else value
         for key, value in line.items()

@@ -68,7 +68,7 @@ def differences(database: Database) -> list[Any]:
     ``migrate`` unless a revision was forgotten."""
     with _connection(database) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        return compare_metadata(context, Base.metadata)
+        return list(compare_metadata(context, Base.metadata))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

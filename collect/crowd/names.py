@@ -18,7 +18,7 @@ from confusable_homoglyphs.confusables import confusables_data
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from collect.crowd.tables import NicknameCase, Participant
+from collect.crowd.tables import NicknameCase, Participant, utc_now
 from robot_stack.errors import RobotStackError
 
 __all__ = [
@@ -50,180 +50,6 @@ NEUTRAL = frozenset({"COMMON", "INHERITED"})
 # What looks alike within ASCII, in sans-serif type on a screen across a room.
 ASCII_ALIKE = (("0", "o"), ("1", "l"), ("i", "l"), ("5", "s"), ("rn", "m"), ("vv", "w"))
 WORDS = Path(__file__).parent / "words"
-RESERVED = frozenset(
-    [
-        "admin",
-        "administrator",
-        "moderator",
-        "mod",
-        "staff",
-        "team",
-        "personal",
-        "support",
-        "help",
-        "helper",
-        "hilfe",
-        "operator",
-        "reviewer",
-        "system",
-        "root",
-        "robot",
-        "robotstack",
-        "official",
-        "offiziell",
-        "anonymous",
-        "anonym",
-        "deleted",
-    ]
-)
-ADJECTIVES = [
-    "Amber",
-    "Ancient",
-    "Blue",
-    "Brave",
-    "Breezy",
-    "Bright",
-    "Calm",
-    "Cheerful",
-    "Clever",
-    "Coral",
-    "Cosmic",
-    "Crimson",
-    "Curious",
-    "Daring",
-    "Dusty",
-    "Eager",
-    "Early",
-    "Electric",
-    "Emerald",
-    "Fearless",
-    "Floating",
-    "Gentle",
-    "Golden",
-    "Happy",
-    "Hidden",
-    "Honest",
-    "Humble",
-    "Jolly",
-    "Lively",
-    "Lucky",
-    "Lunar",
-    "Mellow",
-    "Merry",
-    "Mighty",
-    "Misty",
-    "Nimble",
-    "Noble",
-    "Patient",
-    "Playful",
-    "Polar",
-    "Proud",
-    "Quick",
-    "Quiet",
-    "Rapid",
-    "Rosy",
-    "Rustic",
-    "Silent",
-    "Silver",
-    "Sleepy",
-    "Snowy",
-    "Solar",
-    "Spicy",
-    "Steady",
-    "Stellar",
-    "Sunny",
-    "Swift",
-    "Tidy",
-    "Velvet",
-    "Vivid",
-    "Wandering",
-    "Wise",
-    "Witty",
-]
-ANIMALS = [
-    "Badger",
-    "Beaver",
-    "Bee",
-    "Bison",
-    "Bobcat",
-    "Camel",
-    "Cat",
-    "Cheetah",
-    "Cobra",
-    "Cougar",
-    "Crane",
-    "Crow",
-    "Deer",
-    "Dingo",
-    "Dolphin",
-    "Dove",
-    "Eagle",
-    "Falcon",
-    "Ferret",
-    "Finch",
-    "Fox",
-    "Frog",
-    "Gecko",
-    "Gibbon",
-    "Goose",
-    "Hare",
-    "Hawk",
-    "Hedgehog",
-    "Heron",
-    "Ibex",
-    "Jaguar",
-    "Jay",
-    "Koala",
-    "Lemur",
-    "Leopard",
-    "Lion",
-    "Lizard",
-    "Llama",
-    "Lynx",
-    "Magpie",
-    "Marmot",
-    "Marten",
-    "Meerkat",
-    "Mole",
-    "Moose",
-    "Newt",
-    "Octopus",
-    "Orca",
-    "Osprey",
-    "Otter",
-    "Owl",
-    "Panda",
-    "Panther",
-    "Parrot",
-    "Pelican",
-    "Penguin",
-    "Puffin",
-    "Puma",
-    "Quail",
-    "Rabbit",
-    "Raccoon",
-    "Raven",
-    "Robin",
-    "Salmon",
-    "Seal",
-    "Shark",
-    "Sparrow",
-    "Squid",
-    "Stork",
-    "Swan",
-    "Tapir",
-    "Tiger",
-    "Toad",
-    "Turtle",
-    "Viper",
-    "Walrus",
-    "Weasel",
-    "Whale",
-    "Wolf",
-    "Wombat",
-    "Yak",
-    "Zebra",
-]
 
 
 class NameRefusedError(RobotStackError):
@@ -322,8 +148,6 @@ def rename(
 
 def decide(tx: Session, case: NicknameCase, *, approved: bool, staff_id: str) -> None:
     """What staff say of a nickname. A case of a name that is no longer borne decides nothing."""
-    from collect.crowd.tables import utc_now
-
     case.approved = approved
     case.decided_at = utc_now()
     case.decided_by = staff_id
@@ -343,7 +167,8 @@ def public_name(participant: Participant) -> str:
 def new_pseudonym(tx: Session) -> str:
     """A pseudonym that nobody has, such as "Amber Otter 4821". In a write transaction."""
     while True:
-        pseudonym = f"{secrets.choice(ADJECTIVES)} {secrets.choice(ANIMALS)} {1000 + secrets.randbelow(9000)}"
+        first, second = (secrets.choice(_words(kind)) for kind in ("adjectives", "animals"))
+        pseudonym = f"{first} {second} {1000 + secrets.randbelow(9000)}"
         used = tx.scalar(
             select(Participant.id).where(
                 (Participant.pseudonym == pseudonym) | (Participant.skeleton == skeleton(pseudonym))
@@ -364,8 +189,8 @@ def _pseudonym_forms(tx: Session, form: str, participant: Participant) -> set[st
 
 @functools.cache
 def _pseudonym_shape() -> re.Pattern[str]:
-    first = "|".join(sorted({skeleton(word) for word in ADJECTIVES}))
-    second = "|".join(sorted({skeleton(word) for word in ANIMALS}))
+    first = "|".join(sorted({skeleton(word) for word in _words("adjectives")}))
+    second = "|".join(sorted({skeleton(word) for word in _words("animals")}))
     return re.compile(rf"(?:{first})(?:{second})[0-9ols]+")
 
 
@@ -404,20 +229,25 @@ def _look(character: str) -> str:
             return str(plain[0])
     alike = {glyph["c"] for glyph in confusables_data.get(character, ()) if len(glyph["c"]) == 1}
     letters = [c for c in alike if c.isalnum()]
-    return min([character, *letters])
+    return str(min([character, *letters]))
+
+
+@functools.cache
+def _words(kind: str) -> tuple[str, ...]:
+    path = WORDS / f"{kind}.txt"
+    return tuple(path.read_text().split()) if path.exists() else ()
 
 
 @functools.cache
 def _reserved() -> frozenset[str]:
-    return frozenset(skeleton(word) for word in RESERVED)
+    return frozenset(skeleton(word) for word in _words("reserved"))
 
 
 @functools.cache
 def _word_list(language: str) -> tuple[frozenset[str], frozenset[str]]:
     """Skeletons of ``words/<language>.txt``: those bad anywhere in a name, and whole words only
     (lines that begin with ``=``). A language without a list has none."""
-    path = WORDS / f"{language}.txt"
-    lines = path.read_text().split() if path.exists() else []
+    lines = _words(language)
     anywhere = frozenset(skeleton(line) for line in lines if not line.startswith("="))
     whole = frozenset(skeleton(line[1:]) for line in lines if line.startswith("="))
     return anywhere, whole

@@ -27,7 +27,9 @@ from collect.crowd.database import DatabaseBusyError
 from collect.crowd.deps import Db, address_of
 from collect.crowd.log import log
 
-__all__ = ["Observe", "awards", "plays", "router", "viewers"]
+__all__ = ["Observe", "awards", "forget_worker", "plays", "router", "viewers"]
+
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -84,6 +86,12 @@ class Observe:
                 )
 
 
+def forget_worker() -> None:
+    """Take this worker's live streams out of the sum; it ends."""
+    if MULTIPROCESS in os.environ:
+        multiprocess.mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+
 def _route(scope: Message) -> str:
     # Never the raw path: that would be one time series a task, and whatever somebody typed.
     route = scope.get("route")
@@ -108,7 +116,7 @@ def metrics(request: Request) -> Response:
     """For Prometheus on this computer; of all workers together."""
     if not is_loopback(address_of(request)):
         raise HTTPException(404)
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    if MULTIPROCESS in os.environ:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

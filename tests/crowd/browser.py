@@ -1,4 +1,4 @@
-"""A browser of the tests: cookies, the CSRF token, and a sign-in that goes by the site's own code."""
+"""A browser of the tests: cookies, the CSRF token, a sign-in by the site's own code."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def make_staff(tx: Session, key: SiteKey, role: str = "admin", **columns: Any) -
 
 
 def make_station(tx: Session, key: SiteKey, token: str | None = None, **columns: Any) -> Station:
-    """A station that was heard of just now, paired with the agent's ``token`` where one is given."""
+    """A station that was heard of just now, paired with the agent's ``token`` where one is."""
     values: dict[str, Any] = {
         "name": f"station-{next(_counter)}",
         "token_hash": None if token is None else key.mac("agent token", token),
@@ -110,7 +110,7 @@ def make_station(tx: Session, key: SiteKey, token: str | None = None, **columns:
 def make_lease(
     tx: Session, station: Station, participant: Participant, **columns: Any
 ) -> StationLease:
-    """It is the participant's turn for ten minutes. (Tests of leases use `collect.crowd.stations`.)"""
+    """It is the participant's turn for ten minutes."""
     station.fence += 1
     values: dict[str, Any] = {
         "station_id": station.id,
@@ -146,7 +146,7 @@ def make_task(tx: Session, difficulty: str = "easy", **columns: Any) -> Task:
 def make_play(
     tx: Session, participant: Participant, station: Station, task: Task | None, **columns: Any
 ) -> Play:
-    """A finished play of 30 s that the participant says went well, under a consent to everything."""
+    """A finished play of 30 s, claimed as a success, under a consent to everything."""
     values: dict[str, Any] = {
         "station_id": station.id,
         "participant_id": participant.id,

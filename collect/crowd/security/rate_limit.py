@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from typing import ClassVar
 
 from limits import RateLimitItem, parse
 from limits.storage import MemoryStorage, Storage
@@ -34,7 +33,7 @@ class TooManyError(RobotStackError):
 class _DatabaseStorage(Storage):
     """Counters of `limits` as rows; a key is a keyed hash, so that no name or address is kept."""
 
-    STORAGE_SCHEME: ClassVar[list[str] | None] = None
+    STORAGE_SCHEME = None  # found by nobody's URL
 
     def __init__(self, database: Database, key: SiteKey) -> None:
         super().__init__()

@@ -178,12 +178,14 @@ def identify(connection: HTTPConnection, *, active: bool) -> Who:
         if row := sessions.get("staff"):
             staff = tx.get(Staff, row.staff_id)
             if staff is None or staff.disabled:
-                staff = sessions.pop("staff") and None
+                staff = None
+                del sessions["staff"]
         if row := sessions.get("participant"):
             participant = tx.get(Participant, row.participant_id)
             elsewhere = row.station_id is not None and (kiosk is None or kiosk.id != row.station_id)
             if participant is None or participant.erased_at is not None or elsewhere:
-                participant = sessions.pop("participant") and None
+                participant = None
+                del sessions["participant"]
     if active:
         _touch(site, sessions, now)
     return Who(participant, staff, kiosk, _csrf(connection, sessions), sessions)
