@@ -10,7 +10,6 @@ itself, and takes no motion before an automatic error recovery.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,56 +25,28 @@ from hardware.franka.fci import (
     Version,
     error_flags,
 )
-from hardware.franka.limits import ELBOW_FLIP, Model, limits_of
+from hardware.franka.limits import Model, limits_of
 from hardware.franka.virtual.body import Body
 from hardware.franka.virtual.enforcement import Enforcement
-from hardware.franka.virtual.generators import (
-    AsynchronousPosition,
-    JointPosition,
-    JointVelocity,
-    MotionGenerator,
-    Pose,
-    Setpoint,
-    TorqueOnly,
-    Twist,
-)
+from hardware.franka.virtual.generators import MotionGenerator, Setpoint
+from hardware.franka.virtual.losses import Losses
+from hardware.franka.virtual.report import Measured, Report
+from hardware.franka.virtual.running import Running, requested
 from hardware.franka.virtual.servo import PoseFollower, cartesian_impedance, joint_impedance
 from hardware.franka.virtual.settings import Settings
 
-__all__ = ["LOSSES_MAX", "Motion"]
+__all__ = ["Motion"]
 
 Array = NDArray[np.float64]
 
-STEP_S = 0.001
-LOSSES_MAX = 20
 # A client may take this long to its first command: from when on the real robot counts losses is not
 # published, and libfranka lets a few states pass before it answers one.
 START_MS = 1000
-WINDOW = 100  # commands that the success rate counts
 RECOVERY_STEPS = 50
 GUIDING_DAMPING = 1.0  # Nm s/rad
 SLOW_CHECKS = 10  # milliseconds between checks of what changes slowly, and costs
-GRAVITY = (0.0, 0.0, -9.81)
 _SINGULAR = 0.01  # smallest singular value of the Jacobian
 _COMMUNICATION = "communication_constraints_violation"
-
-
-@dataclass(slots=True)
-class _Running:
-    """The motion under way; `generator` is None until the first command has come."""
-
-    controller: Controller
-    code: Generator
-    speed: Array | None  # of asynchronous positions
-    path_deviation: float
-    generator: MotionGenerator | None = None
-    stopping: bool = False
-    waited: int = 0
-    losses: int = 0
-
-    @property
-    def asynchronous(self) -> bool:
-        return self.speed is not None
 
 
 class Motion:
@@ -95,19 +66,17 @@ class Motion:
         self.state = StateBuffer(version)
         self.mode = RobotMode.IDLE
         self.setpoint = Setpoint(body.q)
-        self.lost = 0
-        self._running: _Running | None = None
+        self._losses = Losses()
+        self._report = Report(self.state, body, settings, self._kinematics)
+        self._running: Running | None = None
         self._outcome: Status | None = None
         self._recovered: Status | None = None
         self._recovering = 0
         self._errors: tuple[str, ...] = ()
         self._torque: Array = np.zeros(7)
-        self._tau_J: Array = np.zeros(7)
-        self._received = bytearray(WINDOW)
-        self._counted = self._successes = 0
         self._turns = 0
-        self._revision = -1
-        self.configure()
+        self._revision = settings.revision
+        self._report.configure()
         self.measured()
 
     # -- what the server asks ----------------------------------------------------------------------
@@ -116,6 +85,11 @@ class Motion:
     def moving(self) -> bool:
         """Whether a motion of the client runs."""
         return self._running is not None
+
+    @property
+    def lost(self) -> int:
+        """Commands that did not come in time, of all motions so far."""
+        return self._losses.total
 
     @property
     def synchronous(self) -> bool:
@@ -140,55 +114,18 @@ class Motion:
         """Begin the motion of a Move request; MOTION_STARTED, or why not."""
         if self.mode != RobotMode.IDLE:
             return Status.NOT_POSSIBLE
-        controller, number = int(request["controller"]), int(request["generator"]) + 1
-        deviations = np.array(request["deviations"])
-        generators = 5 if self.version == 10 else 4
-        if (
-            controller > Controller.EXTERNAL
-            or number > generators
-            or not ((deviations >= 0.0) & np.isfinite(deviations)).all()
-        ):
-            return Status.INVALID_ARGUMENT
-        code = Generator(number)
-        if code == Generator.NONE and controller != Controller.EXTERNAL:
-            return Status.INVALID_ARGUMENT
-        asynchronous = self.version == 10 and bool(request["asynchronous"])
-        speed = np.array(request["max_velocity"]) if asynchronous else np.zeros(7)
-        if asynchronous and (
-            code != Generator.JOINT_POSITION
-            or controller == Controller.EXTERNAL
-            or not ((speed > 0.0) & (speed <= self._limits.velocity)).all()
-        ):
-            return Status.INVALID_ARGUMENT
-        if code in (Generator.POSE, Generator.TWIST):
+        running = requested(request, self.version, self._limits)
+        if isinstance(running, Status):
+            return running
+        if running.code in (Generator.POSE, Generator.TWIST):
             jacobian = self._kinematics.jacobian(self.setpoint.q, self.settings.F_T_EE)
             if np.linalg.svd(jacobian, compute_uv=False)[-1] < _SINGULAR:
                 return Status.SINGULAR
-        self._running = _Running(
-            Controller(controller), code, speed if asynchronous else None, float(deviations[0])
-        )
+        self._running = running
         self.state.reflex_reason = error_flags(())
-        self._received[:] = bytes(WINDOW)
-        self._counted = self._successes = 0
+        self._losses.begin()
         self.mode = RobotMode.MOVE
         return Status.MOTION_STARTED
-
-    def _generator(self, running: _Running) -> MotionGenerator:
-        """From the first command on: the robot may still have been braking at the Move request."""
-        point, guard = self.setpoint, self.enforcement
-        pose = self._kinematics.pose(point.q, self.settings.F_T_EE)
-        guard.begin(point.q, point.dq, pose, self._torque)
-        if running.speed is not None:
-            return AsynchronousPosition(point, guard, running.speed, self._acceleration)
-        if running.code == Generator.JOINT_POSITION:
-            return JointPosition(point, guard)
-        if running.code == Generator.JOINT_VELOCITY:
-            return JointVelocity(point, guard)
-        if running.code == Generator.POSE:
-            return Pose(point, guard, self._kinematics, self.settings)
-        if running.code == Generator.TWIST:
-            return Twist(point, guard, self._kinematics, self.settings)
-        return TorqueOnly()
 
     def stop(self) -> None:
         """StopMove: bring the motion to rest; its outcome is PREEMPTED."""
@@ -264,7 +201,8 @@ class Motion:
     def step(self, command: MotionCommand | None) -> Array:
         """Torques (7,) Nm for the next millisecond, gravity not included."""
         if self._revision != self.settings.revision:
-            self.configure()
+            self._revision = self.settings.revision
+            self._report.configure()
         running = self._running
         if running is not None and not running.stopping:
             self._torque = self._commanded(running, command)
@@ -272,29 +210,25 @@ class Motion:
             self._torque = self._by_itself(running)
         return self._torque
 
-    def _commanded(self, running: _Running, command: MotionCommand | None) -> Array:
-        errors: tuple[str, ...] = ()
+    def _commanded(self, running: Running, command: MotionCommand | None) -> Array:
+        generator = running.generator
         if command is not None:
-            self._count(True)
-            running.losses = 0
-            if running.generator is None:
-                running.generator = self._generator(running)
-            errors = running.generator.use(command)
-        elif running.generator is None:
+            self._losses.count(True)
+            if generator is None:
+                generator = self._begin(running)
+            errors = generator.use(command)
+        elif generator is None:
             running.waited += not running.asynchronous
             if running.waited >= START_MS:
                 self.reflex((_COMMUNICATION,))
             return self._by_itself(None)
         else:
             if not running.asynchronous:
-                self._count(False)
-                self.lost += 1
-                running.losses += 1
-                if running.losses >= LOSSES_MAX:
+                self._losses.count(False)
+                if self._losses.too_many:
                     self.reflex((_COMMUNICATION,))
                     return self._by_itself(None)
-            errors = running.generator.lost()
-        generator = running.generator
+            errors = generator.lost()
         external = running.controller == Controller.EXTERNAL
         torque = self._torque
         if external and not errors and command is not None:
@@ -319,7 +253,13 @@ class Motion:
             return torque
         return self._tracking(running)
 
-    def _tracking(self, running: _Running) -> Array:
+    def _begin(self, running: Running) -> MotionGenerator:
+        return running.begin(
+            self.setpoint, self.enforcement, self._kinematics, self.settings,
+            self._torque, self._acceleration,
+        )  # fmt: skip
+
+    def _tracking(self, running: Running) -> Array:
         point, settings = self.setpoint, self.settings
         if running.controller == Controller.JOINT_IMPEDANCE:
             return joint_impedance(point.q, point.dq, self.body, settings.joint_stiffness)
@@ -329,7 +269,7 @@ class Motion:
             pose, twist, point.q, self.body, settings.cartesian_stiffness, settings.F_T_EE
         )
 
-    def _by_itself(self, running: _Running | None) -> Array:
+    def _by_itself(self, running: Running | None) -> Array:
         """Torques of a robot that no client commands: guiding, braking or holding."""
         point = self.setpoint
         if self.mode == RobotMode.GUIDING:
@@ -361,101 +301,44 @@ class Motion:
         if outcome in (Status.SUCCESS, Status.PREEMPTED):
             self.mode = RobotMode.IDLE
 
-    def _rest_from_torque(self, running: _Running) -> None:
+    def _rest_from_torque(self, running: Running) -> None:
         """Under torques nothing but the joints themselves says from where to brake."""
         if running.controller == Controller.EXTERNAL:
             self.setpoint.follow(self.body.q, self.body.dq)
 
-    def _count(self, received: bool) -> None:
-        slot = self._counted % WINDOW
-        self._successes += received - self._received[slot]
-        self._received[slot] = received
-        self._counted += 1
-
     # -- the state ---------------------------------------------------------------------------------
-
-    def configure(self) -> None:
-        """Take over changed settings."""
-        settings, state, body = self.settings, self.state, self.body
-        self._revision = settings.revision
-        for name in ("F_T_EE", "F_T_NE", "NE_T_EE", "EE_T_K"):
-            state[name][:] = getattr(settings, name).T.ravel()
-        state["m_ee"][:] = settings.hand_mass
-        state["F_x_Cee"][:] = settings.hand_com
-        state["I_ee"][:] = settings.hand_inertia.T.ravel()
-        state["m_load"][:] = settings.load_mass
-        state["F_x_Cload"][:] = settings.load_com
-        state["I_load"][:] = settings.load_inertia.T.ravel()
-        state["O_ddP_O"][:] = GRAVITY
-        body.set_load(settings.load_mass, settings.load_com, settings.load_inertia)
-        body.F_T_K = settings.F_T_EE @ settings.EE_T_K
 
     def measured(self) -> None:
         """The physics have moved: look for collisions and fill the state."""
-        body, state, settings, point = self.body, self.state, self.settings, self.setpoint
-        q, dq, tau_ext, wrench = body.q, body.dq, body.tau_ext, body.O_F_ext
-        pose = body.forward(settings.F_T_EE)
-        desired = self._kinematics.pose(point.q, settings.F_T_EE)
+        seen = self._report.measure(self.setpoint)
         if self.mode in (RobotMode.IDLE, RobotMode.MOVE):
-            errors = self._violations(q, dq, tau_ext, wrench, pose, desired)
+            errors = self._violations(seen)
             if errors:
                 self.reflex(errors)
-        running = self._running
-        state["O_T_EE"][:] = pose.T.ravel()
-        state["O_T_EE_d"][:] = desired.T.ravel()
-        state["q"][:] = state["theta"][:] = q
-        state["dq"][:] = state["dtheta"][:] = dq
-        state["q_d"][:], state["dq_d"][:], state["ddq_d"][:] = point.q, point.dq, point.ddq
-        tau_J = body.tau_J
-        state["dtau_J"][:] = (tau_J - self._tau_J) / STEP_S
-        state["tau_J"][:] = self._tau_J = tau_J
-        state["tau_J_d"][:] = self._torque
-        state["tau_ext_hat_filtered"][:] = tau_ext
-        state["O_F_ext_hat_K"][:] = wrench
-        turn = pose[:3, :3] @ settings.EE_T_K[:3, :3]
-        state["K_F_ext_hat_K"][:3] = wrench[:3] @ turn
-        state["K_F_ext_hat_K"][3:] = wrench[3:] @ turn
-        force, push = np.abs(tau_ext), np.abs(wrench)
-        state["joint_contact"][:] = force > settings.torque[2]
-        state["joint_collision"][:] = force > settings.torque[3]
-        state["cartesian_contact"][:] = push > settings.force[2]
-        state["cartesian_collision"][:] = push > settings.force[3]
-        state["elbow"][:] = q[2], 1.0 if q[3] > ELBOW_FLIP else -1.0
-        elbow = (point.q[2], 1.0 if point.q[3] > ELBOW_FLIP else -1.0)
-        state["elbow_d"][:] = state["elbow_c"][:] = elbow
+        running, state = self._running, self.state
         generator = running.generator if running is not None else None
-        if isinstance(generator, Pose | Twist):
-            state["O_T_EE_c"][:] = generator.pose.T.ravel()
-            state["O_dP_EE_d"][:] = state["O_dP_EE_c"][:] = generator.twist
-            state["O_ddP_EE_c"][:] = generator.acceleration
-            state["delbow_c"][0] = point.dq[2]
-            state["ddelbow_c"][0] = point.ddq[2]
-        else:
-            state["O_T_EE_c"][:] = state["O_T_EE_d"]
-            state["O_dP_EE_d"][:] = state["O_dP_EE_c"][:] = state["O_ddP_EE_c"][:] = 0.0
-            state["delbow_c"][0] = state["ddelbow_c"][0] = 0.0
+        self._report.fill(seen, self.setpoint, self._torque, generator)
         state.mode = int(self.mode)
         state.generator = int(running.code) if running is not None else int(Generator.IDLE)
         state.controller = int(running.controller) if running is not None else Controller.OTHER
-        counted = min(self._counted, WINDOW)
-        state.success_rate = self._successes / counted if running is not None and counted else 0.0
+        state.success_rate = self._losses.success_rate if running is not None else 0.0
 
-    def _violations(
-        self, q: Array, dq: Array, tau_ext: Array, wrench: Array, pose: Array, desired: Array
-    ) -> tuple[str, ...]:
+    def _violations(self, seen: Measured) -> tuple[str, ...]:
         body, running = self.body, self._running
+        sensors = (seen.q, seen.dq, seen.tau_ext, seen.wrench)
         thresholds = (self.settings.torque, self.settings.force)
         self._turns += 1
         if self._turns % SLOW_CHECKS:
-            errors = self.enforcement.measured(q, dq, tau_ext, wrench, thresholds)
+            errors = self.enforcement.measured(*sensors, thresholds)
         else:
             errors = self.enforcement.measured(
-                q, dq, tau_ext, wrench, thresholds,
+                *sensors,
+                thresholds,
                 touching_itself=body.touching_itself(),
-                twist=body.jacobian(self.settings.F_T_EE) @ dq,
-            )  # fmt: skip
+                twist=body.jacobian(self.settings.F_T_EE) @ seen.dq,
+            )
         if running is not None and running.controller != Controller.EXTERNAL:
-            off = pose[:3, 3] - desired[:3, 3]
+            off = seen.pose[:3, 3] - seen.desired[:3, 3]
             if off @ off > running.path_deviation**2:
                 return (*errors, "max_path_pose_deviation_violation")
         return errors
