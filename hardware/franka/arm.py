@@ -212,7 +212,9 @@ class FrankaArm:
             self._policy.latch(
                 "the user stop is pressed (the button at the robot): release it, then reset"
             )
-        elif reading.errors and self._policy.stopped(_named(reading), now_s):
+        elif not reading.errors:
+            self._policy.freed(now_s)
+        elif self._policy.stopped(_named(reading), now_s):
             self._recover_by_itself(backend, now_s)
         late_s = now_s - self._followed_s
         if backend.tracking:
@@ -320,8 +322,7 @@ class FrankaArm:
                 return target
             backend.start(reading)
             self._tracked = True
-            self._followed = anchor
-            self._followed_s = now_s - 1.0 / RATE_HZ
+            self._followed, self._followed_s = q, now_s
         assert self._followed is not None
         passed_s = max(now_s - self._followed_s, 1e-4)
         velocity = np.clip((q - self._followed) / passed_s, -self._velocity, self._velocity)

@@ -56,6 +56,11 @@ class RecoveryPolicy:
         self._due_s = None
         self._recovered.append(now_s)
 
+    def freed(self, now_s: float) -> None:
+        """The robot has no errors: if a recovery was waited for, somebody else was first."""
+        if self._due_s is not None:
+            self.recovered(now_s)
+
     def latch(self, why: str) -> None:
         """Nothing is tried any more until ``clear``; the first reason stays."""
         self._due_s = None

@@ -154,6 +154,17 @@ def test_reflexes_are_recovered_from_after_a_pause_until_there_are_too_many() ->
     assert policy.stopped("reflex: joint_reflex", now + 201.0)
 
 
+def test_a_robot_that_somebody_else_frees_is_waited_for_no_longer() -> None:
+    policy = RecoveryPolicy(RecoveryConfig(count=1, backoff_s=1.0))
+    policy.freed(0.0)
+    assert policy.notice(0.0) == "", "nothing was recovered from"
+    policy.stopped("reflex: joint_reflex", 1.0)
+    policy.freed(1.5)
+    assert not policy.recovering
+    policy.stopped("reflex: joint_reflex", 2.0)
+    assert policy.latched is not None, "it counts all the same"
+
+
 def test_old_recoveries_are_forgotten_and_a_count_of_zero_latches_at_once() -> None:
     policy = RecoveryPolicy(RecoveryConfig(count=1, backoff_s=0.1, window_s=10.0))
     for now in (0.0, 11.0, 22.0):
