@@ -84,6 +84,7 @@ class Database:
                 Session(self.engine, expire_on_commit=False) as session,
                 session.begin(),
             ):
+                session.connection()  # the turn is taken now, not at the first statement
                 if not self.sqlite:
                     session.execute(text(f"SET LOCAL lock_timeout = '{int(WAIT_S * 1000)}ms'"))
                     session.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": WRITE_LOCK})
