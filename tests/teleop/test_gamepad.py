@@ -125,10 +125,9 @@ def test_unplugged_with_a_stick_pushed_and_back(session, node):
     assert session.arm.target == pytest.approx(before)
 
 
-def test_events_that_the_kernel_dropped_are_not_believed(session, node):
-    node.send(key(TR, 1))
+def test_axes_that_the_kernel_dropped_are_not_believed(session, node):
+    node.send(event(0, 3, 0) + event(3, Y, -FULL) + event(0, 0, 0) + key(TR, 1))
     session.live()
-    node.send(event(0, 3, 0) + event(3, Y, -FULL) + event(0, 0, 0))
     assert session.moved(0.2) == pytest.approx(0.0, abs=1e-9)
 
 

@@ -94,6 +94,24 @@ def test_a_switch_that_is_held_when_it_engages_must_be_let_go_of_first(session, 
     session.live()
 
 
+def test_what_was_held_before_the_last_motion_is_not_begun_from(session, hands):
+    """Pressed again before the session has said what the robot holds now: nothing moves."""
+    session.waits("the script must hold")
+    hands.stick = Stick(FORWARD, held=True)
+    session.live()
+    session.run(0.1)
+    engage, session.device.engage = session.device.engage, lambda held, t_ns: None
+    hands.stick = Stick()
+    session.waits("the script must hold")
+    hands.stick = Stick(FORWARD, held=True)
+    assert len(session.run(0.2)) == 0
+    session.device.engage = engage
+    hands.stick = Stick()
+    session.waits("the script must hold")
+    hands.stick = Stick(FORWARD, held=True)
+    session.live()
+
+
 def test_a_script_that_falls_silent_has_let_go(session, hands):
     session.waits("the script must hold")
     hands.stick = Stick(FORWARD, held=True)
