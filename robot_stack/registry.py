@@ -73,6 +73,11 @@ REGISTRY: dict[str, dict[str, str]] = {
 # Which extra brings the package that a missing import names.
 EXTRAS = {
     "dynamixel_sdk": "aloha",
+    "sqlalchemy": "crowd",
+    "alembic": "crowd",
+    "limits": "crowd",
+    "structlog": "crowd",
+    "jinja2": "crowd",
     "franky": "franka",
     "panda_py": "franka",
     "serial": "aloha",
