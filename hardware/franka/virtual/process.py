@@ -107,10 +107,8 @@ def serve(arm: VirtualArm, *, attached: bool, ready: Callable[[], None]) -> None
     signal.signal(signal.SIGINT, end)
     server = WorldServer(socket_path(control_name(arm.address)), operations(arm))
     try:
-        # Hardware does not wait for the host's other programs: above the drivers' priority. In
-        # lock-step it does.
-        if not arm.clock.lock_step:
-            setup(PRIORITY)
+        # Hardware does not wait for the host's other programs: above the drivers' priority.
+        setup(PRIORITY)
         ready()
         run(arm, lambda: ended, server, sys.stdin.fileno() if attached else None)
     finally:
