@@ -11,8 +11,9 @@ The site's zone stands in the database, beside what was computed by it.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, cast
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias, cast
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Row, Table, case, delete, event, insert, inspect, select, text, update
@@ -38,6 +39,7 @@ __all__ = [
 NEWCOMER = dt.timedelta(days=7)
 CHANNEL = "crowd_boards"  # PostgreSQL's NOTIFY, with the version as its payload
 BATCH = 2000
+QUARTER_S = 900
 NOTIFY = text("SELECT pg_notify(:channel, :version)")
 TABLE = cast(Table, Standing.__table__)
 SITE = cast(Table, SiteVersion.__table__)
@@ -45,12 +47,8 @@ SITE = cast(Table, SiteVersion.__table__)
 SHOWN = ("nickname", "nickname_state", "hidden", "on_board", "erased_at")
 
 
-class BoardKey(NamedTuple):
-    """One participant's place on one board."""
-
-    scope: str
-    period: str
-    participant_id: str
+# One participant's place on one board: scope, period, participant's id.
+BoardKey: TypeAlias = tuple[str, str, str]
 
 
 class Place(NamedTuple):
@@ -60,9 +58,16 @@ class Place(NamedTuple):
 
 def period_keys(at: dt.datetime, zone: str) -> dict[str, str]:
     """The stored names of the periods that ``at`` lies in, by all, day and week."""
-    local = at.astimezone(ZoneInfo(zone))
+    ever, day, week = _periods(at.timestamp() // QUARTER_S, zone)
+    return {"all": ever, "day": day, "week": week}
+
+
+@functools.lru_cache(maxsize=8192)
+def _periods(quarter: float, zone: str) -> tuple[str, str, str]:
+    """By the quarter of an hour: every zone's midnight is at one."""
+    local = dt.datetime.fromtimestamp(quarter * QUARTER_S, ZoneInfo(zone))
     year, week, _ = local.isocalendar()
-    return {"all": "all", "day": f"{local:%Y-%m-%d}", "week": f"{year}-W{week:02}"}
+    return "all", f"{local:%Y-%m-%d}", f"{year}-W{week:02}"
 
 
 def site_version(tx: Session) -> tuple[int, str]:
@@ -108,11 +113,9 @@ def _participants_changed(tx: Session, _: Any) -> None:
 def add(tx: Session, entry: LedgerEntry, joined: dt.datetime) -> None:
     """Add a new entry, no reversal, to its boards. ``joined``: when its participant came."""
     zone = changed(tx)
-    rows = [
-        {**key._asdict(), "score": share, "reached_at": entry.counts_at}
-        for key, share in _shares(entry, joined, zone)
-    ]
-    if rows:
+    places = {key: Place(share, entry.counts_at) for key, share in _shares(entry, joined, zone)}
+    if places:
+        rows = list(_rows(places))
         tx.connection().execute(UPSERT[tx.get_bind().dialect.name], rows)
 
 
@@ -138,7 +141,7 @@ def differences(tx: Session) -> dict[BoardKey, tuple[Place | None, Place | None]
     """Where the stored standings aren't what the ledger adds up to: (stored, ledger's)."""
     computed = _add_up(tx, site_version(tx)[1])
     stored = {
-        BoardKey(row.scope, row.period, row.participant_id): Place(row.score, row.reached_at)
+        (row.scope, row.period, row.participant_id): Place(row.score, row.reached_at)
         for row in tx.execute(
             select(
                 Standing.scope,
@@ -170,15 +173,16 @@ def _shares(
     entry: LedgerEntry | Row[*tuple[Any, ...]], joined: dt.datetime, zone: str
 ) -> Iterator[tuple[BoardKey, int]]:
     """What an entry adds to which boards; nothing where it adds zero."""
-    scopes = {"all": entry.points, "quality": entry.quality}
+    scopes = [("all", entry.points), ("quality", entry.quality)]
     if entry.task_id is not None:
-        scopes[f"task:{entry.task_id}"] = entry.points
+        scopes.append((f"task:{entry.task_id}", entry.points))
     if entry.counts_at < joined + NEWCOMER:
-        scopes["newcomers"] = entry.points
-    for period in period_keys(entry.counts_at, zone).values():
-        for scope, share in scopes.items():
+        scopes.append(("newcomers", entry.points))
+    who = entry.participant_id
+    for period in _periods(entry.counts_at.timestamp() // QUARTER_S, zone):
+        for scope, share in scopes:
             if share:
-                yield BoardKey(scope, period, entry.participant_id), share
+                yield (scope, period, who), share
 
 
 def _add_up(tx: Session, zone: str, participant_id: str | None = None) -> dict[BoardKey, Place]:
@@ -202,26 +206,35 @@ def _add_up(tx: Session, zone: str, participant_id: str | None = None) -> dict[B
     )
     if participant_id is not None:
         entries = entries.where(LedgerEntry.participant_id == participant_id)
-    places: dict[BoardKey, Place] = {}
+    sums: dict[BoardKey, int] = {}
+    reached: dict[BoardKey, dt.datetime] = {}
     for entry in tx.execute(entries.execution_options(yield_per=BATCH)):
+        at = entry.counts_at
         for key, share in _shares(entry, entry.joined, zone):
-            before = places.get(key)
-            places[key] = (
-                Place(share, entry.counts_at)
-                if before is None
-                else Place(before.score + share, max(before.reached_at, entry.counts_at))
-            )
-    return places
+            if key in sums:
+                sums[key] += share
+                reached[key] = max(reached[key], at)
+            else:
+                sums[key] = share
+                reached[key] = at
+    return {key: Place(score, reached[key]) for key, score in sums.items()}
 
 
 def _insert(tx: Session, places: dict[BoardKey, Place]) -> None:
-    rows = [{**key._asdict(), **place._asdict()} for key, place in places.items()]
-    for batch in _batches(rows):
-        tx.connection().execute(insert(TABLE), batch)
+    rows = list(_rows(places))
+    for first in range(0, len(rows), BATCH):
+        tx.connection().execute(insert(TABLE), rows[first : first + BATCH])
 
 
-def _batches(rows: list[dict[str, Any]]) -> Iterable[list[dict[str, Any]]]:
-    return (rows[first : first + BATCH] for first in range(0, len(rows), BATCH))
+def _rows(places: dict[BoardKey, Place]) -> Iterator[dict[str, Any]]:
+    for (scope, period, who), (score, at) in places.items():
+        yield {
+            "scope": scope,
+            "period": period,
+            "participant_id": who,
+            "score": score,
+            "reached_at": at,
+        }
 
 
 def _upsert(statement: Any) -> Any:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from collect.crowd import ledger, standings
 from collect.crowd.database import Database
-from collect.crowd.standings import BoardKey, Place
+from collect.crowd.standings import Place
 from collect.crowd.tables import (
     LedgerEntry,
     Participant,
@@ -136,8 +136,8 @@ def test_what_is_stored_wrongly_is_found_and_mended(database: Database) -> None:
         tx.execute(update(Standing).where(Standing.scope == "all").values(score=11))
         tx.execute(delete(Standing).where(Standing.scope == "newcomers", Standing.period == "all"))
         found = standings.differences(tx)
-        assert found[BoardKey("all", "all", who)] == (Place(11, MONDAY), Place(10, MONDAY))
-        assert found[BoardKey("newcomers", "all", who)] == (None, Place(10, MONDAY))
+        assert found[("all", "all", who)] == (Place(11, MONDAY), Place(10, MONDAY))
+        assert found[("newcomers", "all", who)] == (None, Place(10, MONDAY))
         assert len(found) == 4
         standings.rebuild(tx)
         assert not standings.differences(tx)
