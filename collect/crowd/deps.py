@@ -16,6 +16,7 @@ from fastapi import Depends, Request
 from fastapi.security import APIKeyCookie, HTTPBearer
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
@@ -59,9 +60,9 @@ class SignInError(HTTPException):
         self.where = where
 
 
-def address_of(request: Request) -> str:
+def address_of(connection: HTTPConnection) -> str:
     """The address of whoever asks, behind trusted proxies too. For limits; never kept or logged."""
-    return request.client.host if request.client else "unknown"
+    return connection.client.host if connection.client else "unknown"
 
 
 def _database(site: Annotated[Site, Depends(site_of)]) -> Database:
@@ -87,26 +88,30 @@ Key = Annotated[SiteKey, Depends(_key)]
 Limiter = Annotated[RateLimiter, Depends(_limiter)]
 
 
-def _who(request: Request) -> Who:
-    # Scripts poll below /api: that keeps nobody signed in.
-    active = not (request.method == "GET" and request.url.path.startswith("/api/"))
-    who = identify(request, active=active)
-    request.state.who = who
+def _who(connection: HTTPConnection) -> Who:
+    # Scripts look below /api and hold sockets: that keeps nobody signed in.
+    reads = connection.scope.get("method", "GET") == "GET"
+    script = connection.scope["type"] == "websocket" or connection.url.path.startswith("/api/")
+    who = identify(connection, active=not (reads and script))
+    connection.state.who = who
     return who
 
 
 CurrentWho = Annotated[Who, Depends(_who)]
 
 
-async def guard_writes(request: Request, who: CurrentWho, limiter: Limiter) -> None:
+async def guard_writes(connection: HTTPConnection, who: CurrentWho, limiter: Limiter) -> None:
     """Of every route: a write has the CSRF token and is not one of too many from its address.
 
-    Not for agents, who have no cookies: theirs is the bearer token.
+    Not for agents, who have no cookies: theirs is the bearer token. Of WebSockets the guard has
+    checked the Origin.
     """
-    if request.method in SAFE_METHODS or request.url.path.startswith(AGENT_PREFIX):
+    if not isinstance(connection, Request) or connection.method in SAFE_METHODS:
         return
-    limiter.write(address_of(request))
-    await check_csrf(request, who)
+    if connection.url.path.startswith(AGENT_PREFIX):
+        return
+    limiter.write(address_of(connection))
+    await check_csrf(connection, who)
 
 
 def _scheme(name: str, text: str) -> APIKeyCookie:

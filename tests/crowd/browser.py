@@ -63,6 +63,13 @@ class Browser:
             self.client.cookies.set(name, visit)
         return self.site.key.mac("csrf", visit)
 
+    def set_cookie(self, name: str, value: str) -> None:
+        """Have this cookie, whatever the site has set by that name."""
+        for cookie in list(self.client.cookies.jar):
+            if cookie.name == name:
+                self.client.cookies.jar.clear(cookie.domain, cookie.path, cookie.name)
+        self.client.cookies.set(name, value)
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         return self.request("GET", path, **options)
 
@@ -83,4 +90,4 @@ class Browser:
         with self.site.database.begin() as tx:
             session = sign_in(tx, Request(scope), kind, **of)
         self._sessions[kind] = session
-        self.client.cookies.set(cookie_name(self.site.config, kind), session.token)
+        self.set_cookie(cookie_name(self.site.config, kind), session.token)
