@@ -105,7 +105,7 @@ def test_poses_nearby_are_met_to_less_than_the_robot_repeats() -> None:
         end = follow(ik, pose, start, 100)[-1]
         way, turn = away(pose, end)
         met += way < 5e-5 and turn < 2e-4
-        assert ik.residual == pytest.approx((way, turn), abs=1e-7)
+        assert ik.residual == pytest.approx((way, turn), abs=5e-6)
     assert met >= 198
 
 
@@ -179,7 +179,7 @@ def test_a_pose_out_of_reach_is_approached_as_near_as_it_gets_and_held(pose: lis
     assert speed.max() < 0.01  # held; what creeps is the elbow, along a valley
     end = path[-1]
     way, turn = away(target, end)
-    assert ik.residual == pytest.approx((way, turn), abs=1e-6)
+    assert ik.residual == pytest.approx((way, turn), abs=5e-6)
     # No joints nearby are better: neither random ones nor any single joint moved.
     left = math.hypot(way, LEVER * turn)
     random = np.random.default_rng(0)
