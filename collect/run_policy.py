@@ -39,8 +39,9 @@ EPILOG = """examples:
   robot-stack run --policy openpi://gpu:8000 --contract pi0.json --station configs/aloha.yaml
 
 Take over at any time with `robot-stack teleop STATION --takeover` in another terminal: the
-leaders are driven to the followers, move both grippers and you hold the robot (or --device gamepad,
-spacemouse, ...: hold its switch). End it (Ctrl-C) and press enter here: the policy goes on from what it then sees. `robot-stack stop` stops all.
+leaders are driven to the followers, move both grippers and you hold the robot (with --device
+gamepad, spacemouse, ...: once you hold its switch). End it (Ctrl-C) and press enter here: the
+policy goes on from what it then sees. `robot-stack stop` stops all.
 """
 
 
