@@ -176,7 +176,7 @@ def test_a_pose_out_of_reach_is_approached_as_near_as_it_gets_and_held(pose: lis
     target = np.array(pose)
     path = follow(ik, target, HOME_Q, 2500)
     speed = np.abs(np.diff(path[-200:], axis=0)) / DT
-    assert speed.max() < 0.01  # held; what creeps is the elbow, along a valley
+    assert speed.max() < 0.02  # held; what creeps is the elbow, along a valley
     end = path[-1]
     way, turn = away(target, end)
     assert ik.residual == pytest.approx((way, turn), abs=5e-6)
