@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,6 +23,9 @@ UNANSWERED_S, LET_GO_S = 1.5, 0.3
 ANSWER = 0.0005  # m
 # Less than a GELLO may be away from the robot to be followed.
 LEAD_RAD = 0.12
+# A trigger that is not where the robot's gripper is keeps it from following: it is looked for.
+PUZZLED_S, SEARCH_S = 3.0, 2.0
+STILL_HELD = 0.5  # of the gripper's opening: less than the cube
 DAMPING = 0.02
 POSTURE = 0.02  # of the way home a step, where the fingertips leave the joints free
 MAX_STEP_RAD = 0.05
@@ -48,7 +52,7 @@ class TwistHand:
     def take(self) -> None:
         self._pressed_s, self._before = -LET_GO_S, None
 
-    def guide(self, wish: Wish, seen: Array, dt: float) -> None:
+    def guide(self, wish: Wish, seen: Array, waited_s: float, dt: float) -> None:
         error = np.concatenate([wish.pose[:3] - seen[:3], turn_between(seen, wish.pose)])
         twist = np.clip((wish.rate + EYE_GAIN * error) / self._full, -1.0, 1.0)
         self._pressed_s += dt
@@ -86,13 +90,26 @@ class JointHand:
     def take(self) -> None:
         self._q = self._robot()
 
-    def guide(self, wish: Wish, seen: Array, dt: float) -> None:
+    def guide(self, wish: Wish, seen: Array, waited_s: float, dt: float) -> None:
         self._q = joints_nearer(self._q, wish.pose)
         robot = self._robot()
-        self._move(robot + np.clip(self._q - robot, -LEAD_RAD, LEAD_RAD), wish.opening)
+        opening = _searching(wish.opening, waited_s - PUZZLED_S)
+        self._move(robot + np.clip(self._q - robot, -LEAD_RAD, LEAD_RAD), opening)
 
     def release(self) -> None:
         self._release()
+
+
+def _searching(opening: float, puzzled_s: float) -> float:
+    """Where the trigger is: at ``opening``; by a person who is puzzled, on its way to the other end
+    and back, until the robot takes it where its own gripper is. At first what may be held is not
+    let go."""
+    if puzzled_s <= 0.0:
+        return opening
+    way = 1.0 - abs(1.0 - math.fmod(puzzled_s / SEARCH_S, 2.0))
+    most = STILL_HELD if puzzled_s < 2.0 * SEARCH_S else 1.0
+    other = 0.0 if opening > 0.5 else most
+    return opening + way * (other - opening)
 
 
 def joints_nearer(q: Array, pose: Array) -> Array:

@@ -30,6 +30,7 @@ THERE, THERE_TURN = 0.005, 0.04
 PATIENCE_S = 20.0
 STARTED = 0.003  # m: the robot follows
 FINGERS_STILL_S, FINGERS_STILL = 0.3, 0.002  # m/s
+MINDED = 0.01  # m that fingers must go the wished way before they count as obeying
 
 
 class Phase(StrEnum):
@@ -63,9 +64,9 @@ class Hand(Protocol):
     def take(self) -> None:
         """Grasp the device; it is as the robot is."""
 
-    def guide(self, wish: Wish, seen: Array, dt: float) -> None:
+    def guide(self, wish: Wish, seen: Array, waited_s: float, dt: float) -> None:
         """Move it for ``dt`` seconds so that the fingertips, seen at pose (7,), come to where they
-        are wished."""
+        are wished; for ``waited_s`` a robot that had followed has not got on."""
 
     def release(self) -> None:
         """Let go of it."""
@@ -88,7 +89,7 @@ class PickPlaceOperator:
         self._start = sight.fingertips
         self._plan = plan_pick_place(self._start, sight.env_state, seed, noise)
         self._plan_s = self._shake_s = self._waited_s = self._still_s = 0.0
-        self._width = sight.width
+        self._width = self._width_before = sight.width
         self._gripping, self._obeyed = "", False
         self.phase = Phase.WAITING
         hand.take()
@@ -125,7 +126,8 @@ class PickPlaceOperator:
         else:
             self._waited_s += dt
         self._shake_s += dt
-        self._hand.guide(wish, seen, dt)
+        waited_s = self._waited_s if self.phase is Phase.MOVING else 0.0
+        self._hand.guide(wish, seen, waited_s, dt)
         if self.phase is Phase.WAITING and apart(self._start, seen)[0] > STARTED:
             self.phase = Phase.MOVING
         if self._waited_s > (PATIENCE_S if self.phase is Phase.MOVING else self._max_wait_s):
@@ -138,21 +140,23 @@ class PickPlaceOperator:
     def _may_go_on(self, wish: Wish, seen: Array, dt: float) -> bool:
         at_end = self._plan_s + dt >= self._plan.end_of(self._plan_s)
         if self._plan.fingers(self._plan_s):
-            return self._fingers_rest(dt) or not at_end
+            return self._fingers_rest(wish.opening, dt) or not at_end
         far, turned = apart(wish.pose, seen)
         if at_end:
             return far < THERE and turned < THERE_TURN
         allowed = 1.0 if self.phase is Phase.MOVING else FIRST_LAG
         return far < allowed * LAG and turned < allowed * LAG_TURN
 
-    def _fingers_rest(self, dt: float) -> bool:
+    def _fingers_rest(self, opening: float, dt: float) -> bool:
         """Whether the fingers have moved in this movement and stand still now."""
         move = self._plan.name(self._plan_s)
         if move != self._gripping:
-            self._gripping, self._obeyed, self._width = move, False, self._sight.width
+            self._gripping, self._obeyed = move, False
+            self._width = self._width_before = self._sight.width
         width = self._sight.width
         moving = abs(width - self._width) > FINGERS_STILL * dt
         self._width = width
-        self._obeyed = self._obeyed or moving
+        way = width - self._width_before
+        self._obeyed = (way if opening > 0.5 else -way) > MINDED
         self._still_s = 0.0 if moving else self._still_s + dt
         return self._obeyed and self._still_s > FINGERS_STILL_S

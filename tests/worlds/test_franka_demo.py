@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +20,11 @@ from tests.worlds.conftest import ROOT
 ADDRESS = f"127.{os.getpid() % 200 + 40}.{os.getpid() // 200 % 250}.9"
 
 
+PATIENCE_S = 240.0
 MODES = {"twists": CommandMode.EE_POSE, "gello": CommandMode.JOINT_POSITION}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(PATIENCE_S + 70)
 @pytest.mark.parametrize(
     "hands",
     [
@@ -33,20 +36,24 @@ def test_pick_and_place_is_taught_recorded_and_replayed(hands: list[str], tmp_pa
     station = tmp_path / "station.yaml"
     text = (ROOT / "configs" / "franka_virtual.yaml").read_text()
     station.write_text(text.replace("127.0.0.2", ADDRESS))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "robot_stack.cli", "demo", "franka", "--json"),
-            *("--episodes", str(len(hands)), "--station", str(station)),
-            *("--directory", str(tmp_path)),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=290,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    command = [
+        *(sys.executable, "-m", "robot_stack.cli", "demo", "franka", "--json"),
+        *("--episodes", str(len(hands)), "--station", str(station)),
+        *("--directory", str(tmp_path)),
+    ]
+    with (tmp_path / "said").open("wb") as said:
+        demo = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said)
+    try:
+        output, _ = demo.communicate(timeout=PATIENCE_S)
+    finally:  # it must not leave a station behind: told twice it ends everything at once
+        for wait_s in (40.0, 10.0):
+            if demo.poll() is None:
+                demo.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    demo.wait(wait_s)
+        demo.kill()
+    assert demo.returncode == 0, (tmp_path / "said").read_text()
+    result = json.loads(output.splitlines()[-1])
     assert result["ok"]
     assert result["episodes"] == result["successes"] == len(hands)
     assert result["hands"] == hands

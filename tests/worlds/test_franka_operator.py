@@ -31,6 +31,7 @@ class Robot:
     speed: float = 10.0
     q: Array = field(init=False)
     opening: float = 1.0
+    engaged: bool = True
     presses: int = 0
     held: bool = False
 
@@ -41,7 +42,9 @@ class Robot:
         self.now_ns = 0
 
     def joints(self, q: Array, opening: float) -> None:
-        if self.obeys:
+        near = np.abs(q - self.q).max() < 0.15 and abs(opening - self.opening) < 0.2
+        self.engaged = self.engaged or bool(near)
+        if self.obeys and self.engaged:
             most = self.speed * TICK_S
             self.q = self.q + np.clip(q - self.q, -most, most)
             self.grip(opening)
@@ -140,6 +143,21 @@ def test_a_robot_that_stops_on_the_way_is_waited_for() -> None:
     assert operator.action == "reach"
     robot.obeys = True
     robot.run(operator)
+    assert robot.world.success
+
+
+@pytest.mark.parametrize(("action", "held"), [("let go", 0.02), ("grasp", 0.95), ("lift", 0.4)])
+def test_a_leader_that_is_let_off_is_brought_back_to_the_robot(action: str, held: float) -> None:
+    """The robot follows a leader only from where it is itself, with its gripper too."""
+    robot = Robot(FrankaPickPlace(0))
+    operator = PickPlaceOperator(hand_of("joints", robot), Sight(robot.world), max_wait_s=5.0)
+    while operator.action != action:
+        robot.run(operator, 2 * TICK_S)
+        assert not operator.done
+    robot.opening, robot.engaged = held, False
+    robot.world.body.drive_fingers(0.08 * held, 0.1, 40.0)
+    robot.run(operator, 60.0)
+    assert robot.engaged
     assert robot.world.success
 
 
