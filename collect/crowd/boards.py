@@ -129,13 +129,16 @@ class Board:
         if self.since is not None:
             return tx.scalar(self._listed(func.count()).where(higher)) or 0
         everybody = tx.scalar(select(func.count()).where(*self._on(), higher)) or 0
-        unlisted = tx.scalar(
+        # A subquery a person: joined, SQLite would look at every standing of the board instead.
+        theirs = (
             select(func.count())
-            .select_from(Participant)
-            .join(Standing, Standing.participant_id == Participant.id)
-            .where(UNLISTED, *self._on(), higher)
+            .select_from(Standing)
+            .where(*self._on(), higher, Standing.participant_id == Participant.id)
+            .correlate(Participant)
+            .scalar_subquery()
         )
-        return everybody - (unlisted or 0)
+        unlisted = tx.scalar(select(func.sum(theirs)).select_from(Participant).where(UNLISTED))
+        return everybody - int(unlisted or 0)
 
 
 _DISPLAYED = (Standing.score.desc(), Standing.reached_at, Standing.participant_id)

@@ -122,6 +122,8 @@ class Live:
     """ASGI: the stream of one board (server-sent events); 503 and Retry-After when full."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["method"] != "GET":  # HEAD, of a body without an end
+            raise HTTPException(405)
         hub: Hub = scope["state"]["boards"]
         query = parse_qs(scope["query_string"].decode("latin-1")[:100])
         last = Headers(scope=scope).get("last-event-id", "")[:40] or None
