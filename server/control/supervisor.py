@@ -33,6 +33,7 @@ from .status import describe, status
 __all__ = ["Supervisor", "add_arguments", "run"]
 
 POLL_MS = 5
+LINGER_MS = 2000
 PRIORITY = 20  # below teleoperation and the arm processes: a stop request must not wait for a build
 
 
@@ -70,7 +71,6 @@ class Supervisor:
         self._signals = 0
         (directory / "control.ipc").unlink(missing_ok=True)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        self.socket.setsockopt(zmq.LINGER, 200)
         self.socket.bind(control_endpoint(name))
         (directory / "control.ipc").chmod(0o600)
 
@@ -109,7 +109,8 @@ class Supervisor:
             while not self.ended:
                 self._turn()
         finally:
-            self.socket.close(linger=200)
+            # The last reply is on its way in a thread that a busy machine may not have let run.
+            zmq.Context.instance().destroy(linger=LINGER_MS)
             self.plane.close()
             os.close(self._lock)
 
