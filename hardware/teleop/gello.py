@@ -41,7 +41,7 @@ TURN = 2 * math.pi
 FASTEST_NS = 8_000_000
 LATENCY_S = 0.002  # of a USB adapter, and of the servos' own delay
 RETRY_NS = 500_000_000
-DEADLINE_S = 0.004
+DEADLINE_S = 0.008
 GRIPPER_CATCH_UP = 1.5  # of the gripper's way a second
 SHORTEST_S = 0.001
 

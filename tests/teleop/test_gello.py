@@ -200,7 +200,7 @@ def test_silence_ends_it_and_alignment_is_asked_for_again(rig):
     rig.run(3)
     rig.buses.control.call("missing", "gello", servo_id=3, gone=True)
     try:
-        rig.waits("servos [3] of the GELLO do not answer")
+        rig.waits("servos [3]")
         before = rig.robot.copy()
         rig.hand(Q + np.array([0, 0.5, 0, 0, 0, 0, 0]))
     finally:
