@@ -84,7 +84,7 @@ class HidDevice:
         """Reports since the last call, oldest first."""
         if self._fd < 0 and not self._open():
             return []
-        reports = []
+        reports: list[bytes] = []
         while True:
             try:
                 data = os.read(self._fd, LONGEST_REPORT)
