@@ -24,7 +24,7 @@ from robot_stack.records import ring_path, tick_record
 from robot_stack.shared_memory import Flag, Ring, RingWriter
 from robot_stack.types import Difference, Lifecycle
 
-HANG_S = 60.0
+HANG_S = 90.0
 STATION = "bench"
 ARM = "arm"
 HOME = np.array([0.4, 0.0, 0.3, 0.0, 1.0, 0.0, 0.0, 0.6])  # a hand that points down, half open
