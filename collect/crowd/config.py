@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import stat
+import zoneinfo
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,7 @@ class CrowdConfig:
 
     ``origin`` is what browsers call the site (``https://robots.example.org``): requests to any
     other Host are refused. ``development`` allows plain http, on loopback only.
+    ``zone``: at whose midnight the leaderboards' days begin (``Europe/Berlin``).
     ``trusted_proxies`` are addresses or networks whose X-Forwarded-For and -Proto are believed.
     """
 
@@ -114,6 +116,7 @@ class CrowdConfig:
     tls: TlsConfig | None = None
     trusted_proxies: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en", "de")
+    zone: str = "UTC"
     points: PointsConfig = field(default_factory=PointsConfig)
     caps: CapsConfig = field(default_factory=CapsConfig)
     sessions: SessionsConfig = field(default_factory=SessionsConfig)
@@ -154,6 +157,10 @@ class CrowdConfig:
                 raise ValueError(f"trusted_proxies: {network} would let anybody choose its address")
         if not self.languages:
             raise ValueError("languages must name at least one, for example [en, de]")
+        if self.zone not in zoneinfo.available_timezones():
+            raise ValueError(
+                f"zone {self.zone!r} is not a time zone; name one as Europe/Berlin or UTC"
+            )
         _check_database(self.database)
 
     @property

@@ -26,6 +26,7 @@ import psycopg
 from collect.crowd.boards import open_board
 from collect.crowd.database import Database, DatabaseBusyError
 from collect.crowd.log import log
+from collect.crowd.observe import viewers
 from collect.crowd.standings import CHANNEL, site_version
 
 __all__ = ["Frame", "Frames", "Hub"]
@@ -156,6 +157,7 @@ class Hub:
         """
         if self._viewers >= self._capacity:
             return False
+        viewers.inc()
         self._viewers += 1  # counted before the first await: two can't take the last place
         try:
             channel = await self._channel(scope, period)
@@ -166,6 +168,7 @@ class Hub:
                 channel.viewers -= 1
         finally:
             self._viewers -= 1
+            viewers.dec()
         return True
 
     async def _channel(self, scope: str, period: str) -> _Channel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import random
@@ -9,9 +10,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
+from starlette.testclient import TestClient
 
 from collect.crowd import ledger
+from collect.crowd.app import create_app
 from collect.crowd.boards import Board, Place, open_board
+from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
 from collect.crowd.tables import Participant, utc_now
 from tests.crowd.browser import Browser
@@ -265,3 +269,19 @@ def test_a_frame_is_kept_for_its_version_only(browser: Browser, database: Databa
     for period in ("all", "week", "day"):
         frame = json.loads(browser.get(f"/api/board/all?period={period}").text)
         assert (frame["period"], frame["count"]) == (period, 1)
+
+
+@ONE_DATABASE
+def test_the_sites_zone_is_used_from_its_start(config: CrowdConfig, database: Database) -> None:
+    sunday_night = dt.datetime(2026, 11, 22, 23, 30, tzinfo=dt.UTC)
+    with database.begin() as tx:
+        give(tx, make_participant(tx, "Ada"), 10, sunday_night)
+    app = create_app(dataclasses.replace(config, zone="Europe/Berlin"))
+    with TestClient(app, base_url=config.origin):
+        pass
+    app.state.site.database.close()
+    with database.read() as tx:
+        monday = open_board(tx, "all", "day", sunday_night)
+        assert (monday.period, shown(monday.top(tx))) == ("2026-11-23", [(1, "Ada", 10)])
+    with pytest.raises(ValueError, match="is not a time zone"):
+        dataclasses.replace(config, zone="Mars/Olympus")

@@ -6,6 +6,7 @@ below `/api/board/{scope}/me`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -19,11 +20,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from collect.crowd import scoring
+from collect.crowd import scoring, standings
 from collect.crowd.boards import PERIODS, SCOPES, Place, open_board
+from collect.crowd.database import DatabaseBusyError
 from collect.crowd.deps import CurrentParticipant, Db, MaybeParticipant
 from collect.crowd.i18n import choose_language
 from collect.crowd.live import Hub, Message, Receive, Send
+from collect.crowd.log import log
 from collect.crowd.site import Site
 from collect.crowd.tables import Task, TaskText
 from collect.crowd.templating import render
@@ -37,17 +40,27 @@ Period = Annotated[str, Query(max_length=8, description="all, day or week")]
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     site: Site = app.state.site
+    try:
+        await asyncio.to_thread(_use_zone, site)
+    except DatabaseBusyError as error:
+        log.warning("the boards' time zone was not looked at", reason=str(error))
     async with Hub(site.database, site.config.caps.viewers).running() as hub:
         yield {"boards": hub}
+
+
+def _use_zone(site: Site) -> None:
+    with site.database.read() as tx:
+        same = standings.site_version(tx)[1] == site.config.zone
+    if not same:
+        with site.database.begin() as tx:
+            standings.set_zone(tx, site.config.zone)
 
 
 router = APIRouter(lifespan=_lifespan)
 
 
 @router.get("/board")
-def first_board(
-    request: Request, db: Db, me: MaybeParticipant, period: Period = "all"
-) -> Response:
+def first_board(request: Request, db: Db, me: MaybeParticipant, period: Period = "all") -> Response:
     """The board of all points."""
     return board_page(request, db, me, "all", period)
 
