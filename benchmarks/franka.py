@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks._franka_driver import AMPLITUDE_RAD, JUMP_RAD, SETTLE_S, SINE_HZ, SINES
-from benchmarks._franka_traces import EXPECTED
+from benchmarks._franka_traces import EXPECTED, TIMED
 from benchmarks.loop import busy
 from hardware.franka.virtual.process import FrankaProcess
 
@@ -172,8 +172,11 @@ def _python_loop(seconds: float, *, busy_too: bool) -> dict[str, Any]:
 def _traces(franka_sim: Path | None) -> dict[str, Any]:
     """Which reflexes each trace raised, whether its own was among them, and what franka-sim says
     where it was asked (null where it judges no such thing)."""
-    with FrankaProcess() as arm:
-        said = _client("benchmarks._franka_traces", 0.0, arm.address)
+    numbers = [name for name in EXPECTED if name not in TIMED]
+    said = []
+    for names, lock_step in ((numbers, True), (TIMED, False)):
+        with FrankaProcess(lock_step=lock_step) as arm:
+            said += _client("benchmarks._franka_traces", 0.0, arm.address, *names)
     judged: dict[str, str] = {}
     if franka_sim is not None:
         done = subprocess.run(
