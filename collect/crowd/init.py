@@ -32,6 +32,7 @@ bind: {bind}
 media: media          # clips and review videos
 episodes: episodes    # where agents' episodes arrive
 languages: [en, de]
+zone: UTC             # days of the leaderboards begin at its midnight (Europe/Berlin)
 
 # points: {{easy: 10, hard: 20}}
 # sessions: {{kiosk_idle_s: 90}}
