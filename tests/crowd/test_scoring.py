@@ -184,9 +184,10 @@ STEPS: dict[str, Callable[[Session, Play], LedgerEntry | None]] = {
 @pytest.mark.parametrize("order", list(itertools.permutations(STEPS)), ids="-".join)
 def test_any_order_and_any_repetition_give_the_same(visit: Visit, order: tuple[str, ...]) -> None:
     play = visit.play(visit.hard)
-    for step in (*order, *order):
-        STEPS[step](visit.tx, play)
-    assert (visit.points(), visit.quality()) == (Points(25, 0), 4)
+    for _ in range(2):
+        for step in order:
+            STEPS[step](visit.tx, play)
+        assert (visit.points(), visit.quality()) == (Points(25, 0), 4)
     assert ledger.points_of(visit.tx, visit.who.id) == 25
 
 
