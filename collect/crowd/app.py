@@ -86,9 +86,11 @@ def create_app(config: CrowdConfig) -> FastAPI:
 def from_environment() -> FastAPI:
     """The application of a worker process; its settings file is in the environment."""
     configure()
-    if multiprocessing.parent_process() is not None:
-        # A worker ends with the process that started it, however that ended.
+    if (parent := multiprocessing.parent_process()) is not None:
+        # A worker ends with the process that started it, however and whenever that ended.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent.pid:
+            raise SystemExit("the process that started this worker is gone")
     return create_app(load_config(os.environ[CONFIG_VARIABLE]))
 
 

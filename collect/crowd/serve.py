@@ -138,12 +138,4 @@ def _uvicorn(config: CrowdConfig, workers: int) -> uvicorn.Config:
         timeout_graceful_shutdown=3,
         ssl_certfile=None if tls is None else str(tls.certificate),
         ssl_keyfile=None if tls is None else str(tls.key),
-        ssl_context_factory=None if tls is None else _modern_tls,
     )
-
-
-def _modern_tls(_: uvicorn.Config, default: object) -> ssl.SSLContext:
-    context = default()  # type: ignore[operator]
-    assert isinstance(context, ssl.SSLContext)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

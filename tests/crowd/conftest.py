@@ -2,7 +2,8 @@
 
 - `database`: a `Database` with all tables, **once on SQLite and once on PostgreSQL**. So is all
   that depends on it. A module whose tests say nothing of the database asks for SQLite alone with
-  ``pytestmark = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)``.
+  ``DATABASES = ["sqlite"]`` at its top, a single test with
+  ``@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)``.
 - `config`: settings of a site (https://crowd.test) on that database; `config_file` is their YAML.
   Change some with ``dataclasses.replace(config, ...)`` and ``create_app``.
 - `app`: the FastAPI application; ``app.state.site`` has config, database, key and limiter.
@@ -41,6 +42,7 @@ from collect.crowd.app import create_app
 from collect.crowd.config import CrowdConfig, load_config
 from collect.crowd.database import Database
 from collect.crowd.keys import SiteKey, load_key, write_key
+from collect.crowd.migrate import head
 from collect.crowd.tables import (
     Base,
     Consent,
@@ -75,7 +77,17 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`database_kind` of each test: what it says itself, else its module, else both."""
+    if "database_kind" not in metafunc.fixturenames:
+        return
+    marks = metafunc.definition.iter_markers("parametrize")
+    if not any("database_kind" in mark.args[0] for mark in marks):
+        kinds = getattr(metafunc.module, "DATABASES", ["sqlite", "postgresql"])
+        metafunc.parametrize("database_kind", kinds, indirect=True)
+
+
+@pytest.fixture
 def database_kind(request: pytest.FixtureRequest) -> str:
     """Which database the test runs on."""
     return str(request.param)
@@ -230,8 +242,12 @@ def make_play(database: Database) -> Callable[..., Play]:
 
 
 def _create_tables(url: str) -> None:
+    """All tables as the models have them, and the revision which says that nothing is missing."""
     database = Database(url)
     Base.metadata.create_all(database.engine)
+    with database.begin() as tx:
+        tx.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
+        tx.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": head()})
     database.close()
 
 

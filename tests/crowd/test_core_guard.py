@@ -18,7 +18,7 @@ from collect.crowd.tables import RateCount
 from collect.crowd.templating import render
 from tests.crowd.browser import Browser
 
-pytestmark = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+DATABASES = ["sqlite"]
 
 router = APIRouter()
 
