@@ -26,18 +26,13 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "migrate": ("collect.crowd.migrate", "bring the database to this version's tables"),
     "staff": ("collect.crowd.staff_command", "add, list and disable staff; new passwords"),
     "pair": ("collect.crowd.pair", "a one-time code that pairs a station's agent or a kiosk"),
-    "station": ("collect.crowd.agent", "the agent beside a robot: records what is played"),
-    "export": ("collect.crowd.export", "the consented episodes, with labels, as a dataset"),
-    "report": ("collect.crowd.experiment", "what the incentive arms did, with intervals"),
-    "demo": ("collect.crowd.demo", "site, virtual station and a simulated fortnight"),
 }
 
 EPILOG = """examples:
-  robot-stack crowd demo --fill          look around: nothing to set up
-  robot-stack crowd init crowd.yaml      settings and key file of a site of your own
-  robot-stack crowd staff add ada --role admin
-  robot-stack crowd serve                run it
-  robot-stack crowd pair STATION agent   then, beside the robot: robot-stack crowd station
+  robot-stack crowd init --development           settings and key file, for this computer only
+  robot-stack crowd staff add ada --role admin   the first of the staff
+  robot-stack crowd serve                        run it
+  robot-stack crowd pair cafe agent              a code for the agent beside a robot
 
 `robot-stack crowd COMMAND --help` explains one command.
 """
