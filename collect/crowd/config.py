@@ -106,7 +106,7 @@ class CrowdConfig:
     ``trusted_proxies`` are addresses or networks whose X-Forwarded-For and -Proto are believed.
     """
 
-    database: str
+    database: str = field(repr=False)  # may hold a password
     key_file: Path
     origin: str
     media: Path

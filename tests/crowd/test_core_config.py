@@ -53,6 +53,7 @@ def test_the_environment_goes_first(tmp_path):
     config = load(tmp_path, environment)
     assert config.database == environment["ROBOT_STACK_CROWD_DATABASE"]
     assert config.bind == "0.0.0.0:443"
+    assert "9fKx27LmQw81zTpV" not in repr(config)
 
 
 @pytest.mark.parametrize(
