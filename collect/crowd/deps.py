@@ -65,23 +65,28 @@ def address_of(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else "unknown"
 
 
-def _database(site: Annotated[Site, Depends(site_of)]) -> Database:
+# None of these blocks: as plain functions, each would cost a hop to a thread, every request.
+async def _site(request: Request) -> Site:
+    return site_of(request)
+
+
+async def _database(site: Annotated[Site, Depends(_site)]) -> Database:
     return site.database
 
 
-def _config(site: Annotated[Site, Depends(site_of)]) -> CrowdConfig:
+async def _config(site: Annotated[Site, Depends(_site)]) -> CrowdConfig:
     return site.config
 
 
-def _key(site: Annotated[Site, Depends(site_of)]) -> SiteKey:
+async def _key(site: Annotated[Site, Depends(_site)]) -> SiteKey:
     return site.key
 
 
-def _limiter(site: Annotated[Site, Depends(site_of)]) -> RateLimiter:
+async def _limiter(site: Annotated[Site, Depends(_site)]) -> RateLimiter:
     return site.limiter
 
 
-CurrentSite = Annotated[Site, Depends(site_of)]
+CurrentSite = Annotated[Site, Depends(_site)]
 Db = Annotated[Database, Depends(_database)]
 Config = Annotated[CrowdConfig, Depends(_config)]
 Key = Annotated[SiteKey, Depends(_key)]

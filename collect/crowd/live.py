@@ -22,12 +22,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from sqlalchemy.orm import Session
 
-from collect.crowd.boards import open_board
+from collect.crowd.boards import check_board, open_board
 from collect.crowd.database import Database, DatabaseBusyError
 from collect.crowd.log import log
 from collect.crowd.observe import viewers
-from collect.crowd.standings import CHANNEL, site_version
+from collect.crowd.standings import CHANNEL, period_keys, site_version
+from collect.crowd.tables import utc_now
 
 __all__ = ["Frame", "Frames", "Hub"]
 
@@ -76,33 +78,39 @@ class Frames:
         LookupError for a board that there isn't, DatabaseBusyError.
         """
         with self._database.read() as tx:
+            check_board(tx, scope, period)
+            kept = self._newest(tx, scope, period)
+        if kept is not None:
+            return kept
+        with self._making, self._database.read() as tx:  # one makes it, others wait for it
+            kept = self._newest(tx, scope, period)
+            if kept is not None:
+                return kept
             version, _ = site_version(tx)
             board = open_board(tx, scope, period)
-            kept = self._kept.get((scope, period))
-            if kept is not None and (kept.version, kept.period) == (version, board.period):
-                return kept
-        with self._making:  # one makes it, others wait for it
-            kept = self._kept.get((scope, period))
-            if kept is not None and kept.version >= version and kept.period == board.period:
-                return kept
-            with self._database.read() as tx:
-                version, _ = site_version(tx)
-                places = [
+            shown = {
+                "scope": scope,
+                "period": period,
+                "key": board.period,
+                "count": board.count(tx),
+                "places": [
                     {"rank": place.rank, "name": place.name, "score": place.score}
                     for place in board.top(tx)
-                ]
-                shown = {
-                    "scope": scope,
-                    "period": period,
-                    "key": board.period,
-                    "count": board.count(tx),
-                    "places": places,
-                }
+                ],
+            }
             tag = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:20]
             body = json.dumps({"version": version, **shown}, ensure_ascii=False).encode()
             frame = Frame(version, board.period, tag, body)
             self._kept[scope, period] = frame
             return frame
+
+    def _newest(self, tx: Session, scope: str, period: str) -> Frame | None:
+        """The frame that was made already, if it is of this version and day."""
+        kept = self._kept.get((scope, period))
+        version, zone = site_version(tx)
+        if kept is None or kept.version != version:
+            return None
+        return kept if kept.period == period_keys(utc_now(), zone)[period] else None
 
 
 @dataclass(eq=False)
