@@ -17,6 +17,7 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection
 
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
@@ -66,8 +67,8 @@ def address_of(connection: HTTPConnection) -> str:
 
 
 # None of these blocks: as plain functions, each would cost a hop to a thread, every request.
-async def _site(request: Request) -> Site:
-    return site_of(request)
+async def _site(connection: HTTPConnection) -> Site:
+    return site_of(connection)
 
 
 async def _database(site: Annotated[Site, Depends(_site)]) -> Database:
