@@ -17,7 +17,6 @@ from fastapi.security import APIKeyCookie, HTTPBearer
 from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.requests import HTTPConnection
 
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
