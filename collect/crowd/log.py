@@ -37,7 +37,8 @@ def configure() -> None:
             _only_allowed,
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # stderr as it is then, not as it was now: tests replace it.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
     # Access lines hold addresses and query strings; ours (see `observe`) hold neither.

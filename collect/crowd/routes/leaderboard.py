@@ -43,7 +43,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     try:
         await asyncio.to_thread(_use_zone, site)
     except DatabaseBusyError as error:
-        log.warning("the boards' time zone was not looked at", reason=str(error))
+        log.warning("the boards' time zone was not looked at", error=error)
     async with Hub(site.database, site.config.caps.viewers).running() as hub:
         yield {"boards": hub}
 
