@@ -23,6 +23,9 @@ OPEN, CLOSED = 1.0, 0.0
 HOVER = 0.12  # m above what is to be taken or left
 SPEED, TURN = 0.13, 0.5  # mean speed of a hand that takes care, m/s and rad/s
 SHORTEST_S = 0.8
+# Near the table as much longer: joint 2 of an FR3 brakes slowly, and who comes down faster than it
+# can brake sets the cube down with a blow that is a reflex.
+CARE = 2.2
 TREMOR = 0.0006  # m
 
 
@@ -129,11 +132,11 @@ def plan_pick_place(
         moves.append(_Move(name, 0.5 * pace, here, here, opening, fingers=True))
 
     move("reach", above(take), OPEN)
-    move("descend", take, OPEN, care=1.3)
+    move("descend", take, OPEN, care=CARE)
     fingers("grasp", CLOSED)
     move("lift", above(take), CLOSED)
     move("carry", above(leave), CLOSED)
-    move("lower", leave, CLOSED, care=1.3)
+    move("lower", leave, CLOSED, care=CARE)
     fingers("let go", OPEN)
     move("retreat", above(leave), OPEN)
     moves.append(_Move("look", 1.0, here, here, OPEN))
