@@ -60,7 +60,9 @@ class Database:
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": 5},
             )
-            self._reader = self.engine.execution_options(postgresql_readonly=True)
+            self._reader = self.engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Session]:
