@@ -15,6 +15,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import APIKeyCookie, HTTPBearer
 from sqlalchemy import select
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 
@@ -93,11 +94,13 @@ Key = Annotated[SiteKey, Depends(_key)]
 Limiter = Annotated[RateLimiter, Depends(_limiter)]
 
 
-def _who(connection: HTTPConnection) -> Who:
+async def _who(connection: HTTPConnection) -> Who:
     # Scripts look below /api and hold sockets: that keeps nobody signed in.
     reads = connection.scope.get("method", "GET") == "GET"
     script = connection.scope["type"] == "websocket" or connection.url.path.startswith("/api/")
-    who = identify(connection, active=not (reads and script))
+    who = Who()
+    if connection.cookies:  # a session is in the database, which blocks
+        who = await run_in_threadpool(identify, connection, active=not (reads and script))
     connection.state.who = who
     return who
 
