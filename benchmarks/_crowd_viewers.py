@@ -13,16 +13,24 @@ END = b"}\n\n"  # of an event with data; a beat has none
 AT_ONCE = 100  # connections being opened
 
 
-async def read_boards(port: int, readers: int, seconds: float) -> list[float]:
-    """Ask for the top 50 again and again on ``readers`` kept connections; seconds of each."""
+async def read_boards(
+    port: int, readers: int, seconds: float, hz: float | None = None
+) -> list[float]:
+    """Ask for the top 50 on ``readers`` kept connections; seconds of each.
+
+    ``hz``: so often, all together, and each counts from when it was due; by default again and
+    again, which tells how many there can be.
+    """
     asked = f"GET /api/board/all HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
     deadline = time.monotonic() + seconds
 
-    async def read() -> list[float]:
+    async def read(number: int) -> list[float]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
         mine = []
-        while time.monotonic() < deadline:
-            began = time.monotonic()
+        due = time.monotonic() + (number / hz if hz else 0.0)
+        while due < deadline:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            began = due
             writer.write(asked)
             head = await reader.readuntil(b"\r\n\r\n")
             if not head.startswith(b"HTTP/1.1 200"):
@@ -31,11 +39,14 @@ async def read_boards(port: int, readers: int, seconds: float) -> list[float]:
             assert length is not None
             await reader.readexactly(int(length[1]))
             mine.append(time.monotonic() - began)
+            due = due + readers / hz if hz else time.monotonic()
         writer.close()
         return mine
 
     return [
-        each for some in await asyncio.gather(*(read() for _ in range(readers))) for each in some
+        each
+        for some in await asyncio.gather(*(read(number) for number in range(readers)))
+        for each in some
     ]
 
 

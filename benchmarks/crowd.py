@@ -2,7 +2,8 @@
 
 10,000 participants with 500,000 ledger entries of a fortnight. The queries and awards run in this
 process; the site is one worker process of its own, as `robot-stack crowd serve` runs it. Boards
-are read over HTTP while awards are written at a steady rate, each of which changes the board. Live
+are read over HTTP, 100 a second (`leaderboard_p99_ms`) and then as many as there can be
+(`leaderboard_rps`), while 20 awards a second are written, each of which makes the board anew. Live
 streams: the time from an award's commit until each viewer has a whole frame that holds it, with
 the worker's coalescing in it; `lost_final` counts viewers without the last state after a burst.
 Clients, worker and database share this machine's cores.
@@ -50,6 +51,7 @@ DAYS = 14
 BATCH = 10_000
 QUERIES = 300
 READERS = 4
+READ_HZ = 100.0  # for the latency; how many there can be is asked apart
 AWARD_HZ = 20.0  # while boards are read: each makes the board anew
 ROUND_S = 2.0  # between awards while streams are measured: longer than the coalescing
 ROUNDS = 8
@@ -355,6 +357,7 @@ def _boards(
                 raise TimeoutError(f"no award was written within {START_S} s")
             time.sleep(0.05)
         asyncio.run(read_boards(port, READERS, 1.0))  # warm
+        steady = asyncio.run(read_boards(port, READERS, seconds, READ_HZ))
         taken = asyncio.run(read_boards(port, READERS, seconds))
     finally:
         ended.set()
@@ -364,8 +367,9 @@ def _boards(
         writer.join()
     return {
         "leaderboard_rps": round(len(taken) / seconds, 1),
-        "leaderboard_p50_ms": round(float(np.percentile(taken, 50)) * 1e3, 2),
-        "leaderboard_p99_ms": round(float(np.percentile(taken, 99)) * 1e3, 2),
+        "leaderboard_p50_ms": round(float(np.percentile(steady, 50)) * 1e3, 2),
+        "leaderboard_p99_ms": round(float(np.percentile(steady, 99)) * 1e3, 2),
+        "saturated_p99_ms": round(float(np.percentile(taken, 99)) * 1e3, 2),
     }
 
 
