@@ -7,6 +7,7 @@ itself, have a session of their own: ``collect.leader_session``.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, Self
@@ -113,10 +114,11 @@ class TeleopSession:
 
     def close(self) -> None:
         """Give the leases back: every robot decelerates and holds."""
-        for lease in self.leases.values():
-            lease.release()
-        self.leases.clear()
-        self.device.disconnect()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.device.disconnect)
+            for lease in self.leases.values():
+                stack.callback(lease.release)
+            self.leases.clear()
 
     def tell(self, text: str) -> None:
         if text != self._said:
@@ -272,9 +274,12 @@ class TeleopSession:
         return f"the target is too far from {name} to be followed"
 
     def faulted(self) -> bool:
-        """Whether some arm is in fault, rather than stopped by somebody."""
+        """Whether some arm is in fault, rather than stopped by somebody (also at the robot)."""
         robots = [robot for group in self.leases for robot in self.station.groups[group].robots]
         try:
-            return any(self.client.tick(r)["lifecycle"] == Lifecycle.FAULT for r in robots)
+            ticks = [self.client.tick(robot) for robot in robots]
+            if any(b"user stop" in tick["fault"] for tick in ticks):
+                return False
+            return any(tick["lifecycle"] == Lifecycle.FAULT for tick in ticks)
         except SharedMemoryError:  # being started again; it comes back in fault
             return False

@@ -204,7 +204,7 @@ class FrankaArm:
         self._reading = reading
         self._judge(backend, reading, now_s)
         if self._gripper is not None:
-            self._gripper.poll(now_s)
+            self._gripper.poll(now_s, may_start=self._able(reading) or self._resting)
         return self._state(backend, reading, now_ns)
 
     def _judge(self, backend: Backend, reading: Reading, now_s: float) -> None:
@@ -324,6 +324,10 @@ class FrankaArm:
             self._tracked = True
             self._followed, self._followed_s = q, now_s
         assert self._followed is not None
+        if now_s - self._followed_s > STALL_S:  # held up since `read`: it brakes by itself by now
+            backend.come_to_rest()
+            self._resting = True
+            return self.held()
         passed_s = max(now_s - self._followed_s, 1e-4)
         velocity = np.clip((q - self._followed) / passed_s, -self._velocity, self._velocity)
         backend.follow(q, velocity, reading)

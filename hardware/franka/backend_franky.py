@@ -212,6 +212,7 @@ class FrankyBackend:
         self._resting = False
         self._reference: Array | None = None
         self._ended_by: tuple[str, ...] = ()
+        self._configured = False
 
     # -- connection --------------------------------------------------------------------------
 
@@ -223,6 +224,7 @@ class FrankyBackend:
         except LIBRARY_ERRORS as error:
             raise connection_error(self.config.address, error) from error
         try:
+            self._configured = False
             check_limits(self._robot.model_urdf, self.config.model)
             self._set_up()
         except LIBRARY_ERRORS as error:
@@ -248,6 +250,8 @@ class FrankyBackend:
             limit.set(np.minimum(value, limit.max))  # franky 2.0 caps an FR3 at some of a FER's
 
     def _apply_settings(self, state: Any) -> None:
+        """In a robot that is guided, locked or stopped they wait until it is idle (``read``)."""
+        self._configured = True
         robot, config = self._robot, self.config
         limits = config.collision
         robot.set_collision_behavior(
@@ -292,9 +296,11 @@ class FrankyBackend:
             self._ended()
         try:
             state = robot.state
+            mode = MODES[state.robot_mode]
+            if mode is Mode.IDLE and not self._configured:
+                self._apply_settings(state)
         except LIBRARY_ERRORS as error:
             raise DeviceError(f"robot at {self.config.address}: {error}") from error
-        mode = MODES[state.robot_mode]
         errors = _names(state.current_errors)
         if not errors and mode is Mode.REFLEX:
             errors = _names(state.last_motion_errors) or self._ended_by or ("without a name",)

@@ -63,6 +63,7 @@ class PandaBackend:
         self._reference: Array | None = None
         self._resting = False
         self._ended_by: tuple[str, ...] = ()
+        self._configured = False
 
     # -- connection --------------------------------------------------------------------------
 
@@ -76,6 +77,7 @@ class PandaBackend:
         except RuntimeError as error:
             raise connection_error(self.config.address, error) from error
         try:
+            self._configured = False
             state = self._panda.get_state()
             if MODES[state.robot_mode] in (Mode.IDLE, Mode.MOVE):
                 self._apply_settings()
@@ -86,6 +88,8 @@ class PandaBackend:
             ) from error
 
     def _apply_settings(self) -> None:
+        """In a robot that is guided, locked or stopped they wait until it is idle (``read``)."""
+        self._configured = True
         robot, config = self._panda.get_robot(), self.config
         limits = config.collision
         robot.set_collision_behavior(
@@ -134,9 +138,11 @@ class PandaBackend:
             if self._controller is not None:
                 self._notice_end()
             state = panda.get_state()
+            mode = MODES[state.robot_mode]
+            if mode is Mode.IDLE and not self._configured:
+                self._apply_settings()
         except RuntimeError as error:
             raise DeviceError(f"robot at {self.config.address}: {error}") from error
-        mode = MODES[state.robot_mode]
         errors = _names(state.current_errors)
         if not errors and mode is Mode.REFLEX:
             errors = _names(state.last_motion_errors) or self._ended_by or ("without a name",)

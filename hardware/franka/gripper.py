@@ -65,6 +65,7 @@ class Gripper:
         self._kind = ""
         self._seq = 0
         self._gripping = False
+        self._refused = math.nan
         self._deadline_s = math.inf
         self._sent_s = math.inf
         self._stopped = False
@@ -158,8 +159,11 @@ class Gripper:
         """The fingers should be this far open; the newest target counts."""
         self._target = min(max(fraction, 0.0), 1.0) * self._max_width
 
-    def poll(self, now_s: float) -> None:
-        """Take up what the worker says, send what is due, and see to a worker that hangs."""
+    def poll(self, now_s: float, *, may_start: bool = True) -> None:
+        """Take up what the worker says, send what is due, and see to a worker that hangs.
+
+        Unless the fingers ``may_start`` to move (the arm is stopped), what was asked is forgotten.
+        """
         if self._link is None:
             if now_s >= self._restart_s:
                 self._launch()
@@ -169,6 +173,8 @@ class Gripper:
             return
         if self._kind:
             self._watch(now_s)
+        elif not may_start:
+            self._target = math.nan
         elif not math.isnan(self._target) and not math.isnan(self._width):
             self._send_next(now_s)
 
@@ -192,8 +198,9 @@ class Gripper:
             if self._state_t_ns >= 0:
                 passed_s = (message["t_ns"] - self._state_t_ns) / 1e9
                 self._speed = (message["width"] - self._width) / max(passed_s, 1e-3)
+            first = self._state_t_ns < 0
             self._width, self._state_t_ns = message["width"], message["t_ns"]
-            if message["max_width"] >= NOT_HOMED_M or self._state_t_ns < 0:
+            if message["max_width"] >= NOT_HOMED_M or first:
                 self._max_width = message["max_width"]
             if not self._kind and not self._stopped:
                 self._trouble = ""
@@ -207,21 +214,23 @@ class Gripper:
 
     def _done(self, ok: bool, text: str) -> None:
         closing_short = self._kind == "close" and self._width > self._sent + SHORT_M
-        self._gripping = self._kind == "grasp"
+        self._gripping = ok and self._kind == "grasp"
+        self._refused = math.nan
         self._idle()
         self._trouble = f"gripper: {text}" if text and not closing_short else ""
         if closing_short and self._target <= self._sent + SAME_M:
             self._gripping = False
             self._send("grasp", self._sent, time.monotonic())
         elif not ok and not self._gripping and not closing_short:
-            self._sent = self._width  # not where it was sent: ask again when the target changes
+            # Not where it was sent: it is asked again when the target changes.
+            self._refused, self._sent = self._sent, self._width
 
     # -- commands ----------------------------------------------------------------------------
 
     def _send_next(self, now_s: float) -> None:
         target = self._target
         last = self._width if math.isnan(self._sent) else self._sent
-        if abs(target - last) < SAME_M:
+        if abs(target - last) < SAME_M or abs(target - self._refused) < SAME_M:
             return
         if self._gripping and target <= self._width + OPENER_M:
             self._sent = target  # it holds already

@@ -110,7 +110,7 @@ class Keyboard(CartesianTeleoperator):
         for key in self._terminal.read():
             if key == " ":
                 # The bar has no release: it is down for the turn in which it comes.
-                pressed = now_ns - self._space_ns > REPEAT_NS
+                pressed = pressed or now_ns - self._space_ns > REPEAT_NS
                 self._space_ns = now_ns
             else:
                 self._press(key, now_ns)

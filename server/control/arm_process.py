@@ -320,6 +320,7 @@ class ArmProcess:
         self, target: NDArray[np.float64] | None, difference: Difference
     ) -> tuple[Difference, float]:
         if not self.torque.any():  # backdriven by hand: nothing to send, follow where it is
+            self.buffer.clear()  # what was planned before is not done afterwards
             self.rebase()
             return difference | Difference.TORQUE_OFF, math.nan
         now_s = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,15 +27,15 @@ FASTEST = 2.62  # rad/s: an FR3's first four joints
 
 
 @pytest.fixture
-def served(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., FrankaStation]]:
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FrankaStation]]:
     """``served(**options)``: a station whose arm is armed, disarmed if ``armed=False``."""
-    monkeypatch.setenv("ROBOT_STACK_RUNTIME", str(tmp_path / "runtime"))
     with ExitStack() as stack:
+        # A socket's path has 107 characters at most: below pytest's own directories it is longer.
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm")))
+        monkeypatch.setenv("ROBOT_STACK_RUNTIME", str(directory / "runtime"))
 
         def start(*, armed: bool = True, **options: Any) -> FrankaStation:
-            station = stack.enter_context(franka_station(tmp_path, **options))
+            station = stack.enter_context(franka_station(directory, **options))
             if armed:
                 station.client.arm("arm")
             return station

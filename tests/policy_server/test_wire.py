@@ -27,6 +27,7 @@ CODES = {
     "bad_observation",
     "contract_mismatch",
     "decoder_refused",
+    "expired",
     "overloaded",
     "stale_epoch",
     "superseded",
