@@ -16,7 +16,6 @@ and what the policy has had enough of, are faults until somebody resets them.
 from __future__ import annotations
 
 import math
-import os
 import socket
 import sys
 import time
@@ -110,11 +109,8 @@ class FrankaArm:
         self._reach()
         backend = self._make_backend()
         self._backend = backend
-        scheduler, priority = os.sched_getscheduler(0), os.sched_getparam(0)
         try:
             backend.open()
-            # The library gives the calling thread priority 99 too, which is its own thread's alone.
-            os.sched_setscheduler(0, scheduler, priority)
             if self.config.gripper is not None:
                 library: Literal["franky", "panda"] = (
                     "franky" if self.config.model == "fr3" else "panda"
