@@ -39,7 +39,7 @@ demo: LIBRARIES := gl
 demo: system-check $(STAMP) ## a virtual ALOHA station records three episodes (under two minutes)
 	$(BIN)/robot-stack demo
 
-test test-all: LIBRARIES += postgresql
+test test-all: LIBRARIES += postgresql browser
 test: system-check $(STAMP) ## all tests but the exhaustive ones
 	$(PYTEST) -m "not exhaustive"
 

@@ -19,6 +19,7 @@ import cv2
 import httpx
 import numpy as np
 import pytest
+from playwright.sync_api import sync_playwright
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -300,13 +301,11 @@ PICTURE = "() => document.querySelector('canvas').toDataURL('image/png')"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_in_a_browser_frames_are_drawn_marked_stale_and_enlarged(
     start: Start, cam: Published, station: Path
 ) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
     url = start(str(station))
-    with playwright.sync_playwright() as play:
+    with sync_playwright() as play:
         browser = play.chromium.launch(
             executable_path=CHROMIUM,
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],

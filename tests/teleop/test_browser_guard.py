@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import ssl
 import subprocess
@@ -182,7 +181,6 @@ def test_without_authentication_the_network_is_refused(serve: Serve) -> None:
     assert page.process.wait(HANG_S) == 1
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
 def test_with_a_certificate_the_page_is_https_and_its_cookie_secure(
     serve: Serve, tmp_path: Path
 ) -> None:
