@@ -236,11 +236,16 @@ def test_a_robot_found_in_a_reflex_is_connected_in_fault(
         swing(driven)
 
 
-@pytest.mark.parametrize(("upper", "stops"), [(20.0, True), (150.0, False)])
+@pytest.mark.parametrize(
+    ("upper", "guided", "stops"),
+    [(20.0, False, True), (150.0, False, False), (20.0, True, True), (150.0, True, False)],
+)
 def test_thresholds_of_the_station_file_decide_what_is_a_collision(
-    virtual: Callable[..., FrankaProcess], upper: float, stops: bool
+    virtual: Callable[..., FrankaProcess], upper: float, guided: bool, stops: bool
 ) -> None:
     process = virtual()
+    if guided:  # when it is connected: it takes settings only once it is let go of
+        process.fault("guide")
     collision = Collision(
         lower_torque=(10.0,) * 7,
         upper_torque=(upper,) * 7,
@@ -249,6 +254,9 @@ def test_thresholds_of_the_station_file_decide_what_is_a_collision(
     )
     config = config_of(process.address, collision=collision, recovery=RecoveryConfig(count=0))
     with Driven(config) as driven:
+        if guided:
+            process.fault("guide", active=False)
+            driven.until(lambda: bool(driven.arm.torque().all()), "the end of guiding")
         swing(driven)
         process.fault("push", wrench=(0.0, 30.0, 0.0, 0.0, 0.0, 0.0))
         if stops:

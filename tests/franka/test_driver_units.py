@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,8 @@ import pytest
 
 from hardware.franka.arm import FrankaArm
 from hardware.franka.backend import connection_error
-from hardware.franka.configuration import RecoveryConfig
+from hardware.franka.configuration import GripperConfig, RecoveryConfig
+from hardware.franka.gripper import Gripper
 from hardware.franka.limits_check import check_limits
 from hardware.franka.recovery import RecoveryPolicy
 from hardware.franka.virtual.urdf import fr3_urdf
@@ -175,6 +178,53 @@ def test_old_recoveries_are_forgotten_and_a_count_of_zero_latches_at_once() -> N
     strict = RecoveryPolicy(parse(RecoveryConfig, {"count": 0}))
     assert not strict.stopped("reflex: joint_reflex", 0.0)
     assert strict.latched == "reflex: joint_reflex"
+
+
+# -- the hand -----------------------------------------------------------------------------------
+
+# A hand that is wide open and aborts whatever it is told, as a worker process tells it.
+STUBBORN = """
+import json, socket, sys, time
+link = socket.socket(fileno=int(sys.argv[-1]))
+def state():
+    t_ns = time.monotonic_ns()
+    link.send(json.dumps({"t_ns": t_ns, "width": 0.08, "max_width": 0.08}).encode())
+state()
+while order := link.recv(4096):
+    seq, width = json.loads(order)["seq"], json.loads(order)["width"]
+    text = f"aborted {seq} to {1e3 * width:.0f} mm"
+    link.send(json.dumps({"done": seq, "ok": False, "text": text}).encode())
+"""
+
+
+def test_a_hand_that_aborts_is_asked_once_for_each_target_and_never_in_a_stop() -> None:
+    hand = Gripper(GripperConfig(), "nowhere", "franky")
+    hand._command = [sys.executable, "-c", STUBBORN]
+    notices: list[str] = []
+
+    def poll(until: str, *, may_start: bool = True) -> None:
+        deadline = time.monotonic() + 30.0
+        while not any(until in notice for notice in notices):
+            assert time.monotonic() < deadline, notices
+            hand.poll(time.monotonic(), may_start=may_start)
+            notices.append(hand.notice(time.monotonic()))
+
+    hand.start()
+    try:
+        hand.ask(0.0)
+        poll("aborted 1 to 0 mm")
+        for _ in range(100):  # a window in which it would be asked again
+            hand.poll(time.monotonic())
+            time.sleep(0.001)
+        hand.ask(0.2)
+        hand.poll(time.monotonic(), may_start=False)  # stopped: forgotten, not done later
+        hand.ask(0.5)
+        poll("aborted 3 to 40 mm")  # a close that ends short becomes a grasp there
+        hand.ask(0.0)
+        poll("aborted 4 to 0 mm")
+    finally:
+        hand.close()
+    assert not any("16 mm" in notice or "aborted 5" in notice for notice in notices)
 
 
 # -- messages -----------------------------------------------------------------------------------
