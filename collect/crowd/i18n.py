@@ -1,4 +1,4 @@
-"""The site's languages: texts by key from `locales/<language>.yaml`, and which language to use."""
+"""The site's languages: texts by key from `locales/<language>/<area>.yaml`, and which to use."""
 
 from __future__ import annotations
 
@@ -20,8 +20,14 @@ LOCALES = Path(__file__).parent / "locales"
 
 @functools.cache
 def translator(language: str) -> Callable[..., str]:
-    """``t("task.points", points=10)``: the text of a key; KeyError names one that is missing."""
-    texts = yaml.safe_load((LOCALES / f"{language}.yaml").read_text())
+    """``t("board.my_points", total=10)``: the text of a key; KeyError names one that is missing.
+
+    The first part of a key is the name of the area's file.
+    """
+    texts = {
+        file.stem: yaml.safe_load(file.read_text())
+        for file in sorted((LOCALES / language).glob("*.yaml"))
+    }
 
     def t(key: str, **values: Any) -> str:
         found: Any = texts
