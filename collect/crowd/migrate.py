@@ -16,9 +16,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, event, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
 from collect.crowd.commands import config_argument, config_of
+from collect.crowd.consent import install_default
 from collect.crowd.database import WRITE_LOCK, Database
 from collect.crowd.tables import Base
 from robot_stack.errors import ConfigError
@@ -31,6 +33,7 @@ SCRIPTS = Path(__file__).parent / "migrations"
 def migrate(database: Database) -> tuple[str | None, str]:
     """Bring the tables to this version; the revisions before and after.
 
+    A site without a consent text gets the default one, so that it can take somebody.
     In one transaction: it is done wholly or not at all. Several that start at once take turns.
     ConfigError when the database is of a newer version or can't be reached.
     """
@@ -47,6 +50,9 @@ def migrate(database: Database) -> tuple[str | None, str]:
             broken = connection.execute(text("PRAGMA foreign_key_check")).all()
             if broken:
                 raise ConfigError(f"the migration would orphan rows of {broken[0][0]}; undone")
+        with Session(connection, join_transaction_mode="rollback_only") as tx:
+            install_default(tx)
+            tx.flush()
     return before, head()
 
 

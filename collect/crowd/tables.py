@@ -182,7 +182,8 @@ class Consent(Base):
     """What a participant agreed to, when, and since when no longer.
 
     `scopes` out of: record (episodes may be kept), research (used and published without a name),
-    clips (a clip may be shown on the site). Only `record` is needed to play.
+    clips (a clip may be shown on the site). Only `record` is needed to play. `withdrawn` says of
+    scopes that were taken back one by one since when (ISO 8601); `withdrawn_at` is of them all.
     """
 
     __tablename__ = "consent"
@@ -191,6 +192,7 @@ class Consent(Base):
     version: Mapped[str] = mapped_column(String(16))
     language: Mapped[str] = mapped_column(String(8))
     scopes: Mapped[list[str]]
+    withdrawn: Mapped[dict[str, Any]] = mapped_column(default=dict)
     given_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
     withdrawn_at: Mapped[dt.datetime | None] = mapped_column(default=None)
 

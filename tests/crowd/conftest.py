@@ -40,6 +40,7 @@ from starlette.testclient import TestClient
 from benchmarks.private_postgresql import postgresql_server
 from collect.crowd.app import create_app
 from collect.crowd.config import CrowdConfig, load_config
+from collect.crowd.consent import install_default
 from collect.crowd.database import Database
 from collect.crowd.keys import SiteKey, load_key, write_key
 from collect.crowd.migrate import head
@@ -242,12 +243,14 @@ def make_play(database: Database) -> Callable[..., Play]:
 
 
 def _create_tables(url: str) -> None:
-    """All tables as the models have them, and the revision which says that nothing is missing."""
+    """All tables as the models have them, the revision which says that nothing is missing, and the
+    default consent text (version "1"), which a migrated database has too."""
     database = Database(url)
     Base.metadata.create_all(database.engine)
     with database.begin() as tx:
         tx.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)"))
         tx.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": head()})
+        install_default(tx)
     database.close()
 
 
