@@ -23,6 +23,7 @@ __all__ = [
     "CrowdConfig",
     "PointsConfig",
     "RetentionConfig",
+    "ReviewConfig",
     "SessionsConfig",
     "TlsConfig",
     "is_loopback",
@@ -97,6 +98,15 @@ class RetentionConfig:
 
 
 @dataclass(frozen=True)
+class ReviewConfig:
+    """The review desk. ``double_share`` of the plays is looked at by two reviewers, who don't see
+    each other's; ``video_queue`` plays at most wait for their video, a worker process."""
+
+    double_share: float = within(0.0, 1.0, default=0.2)
+    video_queue: int = within(1, 1000, "plays", default=8)
+
+
+@dataclass(frozen=True)
 class CrowdConfig:
     """Everything that the site must be told. Relative paths are relative to the YAML file.
 
@@ -121,6 +131,7 @@ class CrowdConfig:
     caps: CapsConfig = field(default_factory=CapsConfig)
     sessions: SessionsConfig = field(default_factory=SessionsConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
 
     def __post_init__(self) -> None:
         origin = urlsplit(self.origin)

@@ -37,6 +37,7 @@ __all__ = [
     "Consent",
     "ConsentText",
     "Exposure",
+    "GoldPlay",
     "HelpRequest",
     "IncentiveArm",
     "LedgerEntry",
@@ -48,6 +49,7 @@ __all__ = [
     "RateCount",
     "Review",
     "ReviewSegment",
+    "ReviewVerdict",
     "RewardEntry",
     "RewardItem",
     "SiteVersion",
@@ -317,6 +319,8 @@ class Task(Base):
     position: Mapped[int] = mapped_column(Integer, default=0)
     active: Mapped[bool] = mapped_column(default=True)
     checked: Mapped[bool] = mapped_column(default=False)  # the station itself judges success
+    # What reviewers may call a part of it: short names, as in pick, place.
+    subtasks: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
     __table_args__ = (CheckConstraint("difficulty in ('easy', 'hard')", name="difficulty"),)
 
 
@@ -485,9 +489,10 @@ class Exposure(Base):
 
 
 class Review(Base):
-    """One reviewer's look at a play; with `blind` reviewers don't see each other's.
+    """One reviewer's look at a play, which no other reviewer sees.
 
-    `decision`: confirm, reverse or unclear; `quality` 0-3 by RoboCrowd's rules.
+    `decision`: confirm, reverse or unclear; `quality` 0-3 by RoboCrowd's rules; `rows` of the
+    episode that was looked at. Without `done_at` it is an assignment, good for half an hour.
     """
 
     __tablename__ = "review"
@@ -499,6 +504,7 @@ class Review(Base):
     decision: Mapped[str | None] = mapped_column(String(8))
     quality: Mapped[int | None] = mapped_column(Integer)
     note: Mapped[str] = mapped_column(String(500), default="")
+    rows: Mapped[int | None] = mapped_column(Integer)
     __table_args__ = (
         UniqueConstraint("play_id", "staff_id"),
         CheckConstraint("quality between 0 and 3", name="quality"),
@@ -516,6 +522,32 @@ class ReviewSegment(Base):
     last_row: Mapped[int] = mapped_column(Integer)
     label: Mapped[str] = mapped_column(String(32))  # play, tutorial, task, or a subtask
     quality: Mapped[int] = mapped_column(Integer)
+
+
+class ReviewVerdict(Base):
+    """What the review desk says of a play in the end: `review_id`'s segments are its labels.
+
+    `settled_by` is an admin who chose between reviewers that disagreed, else None.
+    """
+
+    __tablename__ = "review_verdict"
+    play_id: Mapped[str] = mapped_column(ForeignKey("play.id"), primary_key=True)
+    review_id: Mapped[str] = mapped_column(ForeignKey("review.id"))
+    decision: Mapped[str] = mapped_column(String(8))
+    quality: Mapped[int | None] = mapped_column(Integer)
+    settled_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
+    settled_by: Mapped[str | None] = mapped_column(ForeignKey("staff.id"))
+
+
+class GoldPlay(Base):
+    """A play of known quality, which every reviewer meets once without being told."""
+
+    __tablename__ = "gold_play"
+    play_id: Mapped[str] = mapped_column(ForeignKey("play.id"), primary_key=True)
+    decision: Mapped[str] = mapped_column(String(8))
+    quality: Mapped[int] = mapped_column(Integer)
+    set_by: Mapped[str | None] = mapped_column(ForeignKey("staff.id"))
+    created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
 
 
 class SiteVersion(Base):
