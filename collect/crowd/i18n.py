@@ -10,10 +10,13 @@ from typing import Any
 import yaml
 from starlette.requests import Request
 
+from collect.crowd.security.sessions import cookie_name
 from collect.crowd.site import site_of
 from collect.crowd.tables import Participant
 
-__all__ = ["choose_language", "translator"]
+__all__ = ["COOKIE", "choose_language", "translator"]
+
+COOKIE = "language"  # what somebody who isn't signed in has chosen
 
 LOCALES = Path(__file__).parent / "locales"
 
@@ -39,9 +42,12 @@ def translator(language: str) -> Callable[..., str]:
 
 
 def choose_language(request: Request, participant: Participant | None) -> str:
-    """The participant's own language, or the first of the site's that the browser asks for."""
-    languages = site_of(request).config.languages
+    """The participant's own language, or the one that was chosen at this browser, or the first of
+    the site's that the browser asks for."""
+    config = site_of(request).config
+    languages = config.languages
     wanted = [participant.language] if participant is not None else []
+    wanted.append(request.cookies.get(cookie_name(config, COOKIE), "")[:8])
     wanted += [
         part.split(";")[0].strip()[:2]
         for part in request.headers.get("accept-language", "")[:200].split(",")

@@ -4,7 +4,9 @@
 
 A template has `t("key", **values)`, `csrf_field()` for every form, `csrf_token` for scripts (in a
 `data-csrf` attribute), `who`, `me` (the participant or None), `kiosk`, `staff`, `language`,
-`languages`, `config` and `path`.
+`languages`, `texts_of(language)` (another language's `t`), `config`, `path`, `shows("rewards")`
+(or badges, board: what the reader's incentive arm is about) and `idle_s` (after how many seconds a
+participant at a kiosk is signed out; None for others).
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from collect.crowd.config import CrowdConfig
+from collect.crowd.experiment import shows
 from collect.crowd.i18n import choose_language, translator
 from collect.crowd.security.csrf import FIELD, csrf_token
 from collect.crowd.security.sessions import Who
@@ -54,6 +58,9 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
                 "t": translator(language),
                 "language": language,
                 "languages": config.languages,
+                "texts_of": translator,
+                "shows": functools.partial(shows, who.participant),
+                "idle_s": _idle_s(who, config),
                 "config": config,
                 "path": request.url.path,
                 "who": who,
@@ -67,6 +74,13 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         )
     )
     return HTMLResponse(page, status_code=status)
+
+
+def _idle_s(who: Who, config: CrowdConfig) -> int | None:
+    session = who.sessions.get("participant")
+    if session is None or session.station_id is None:
+        return None
+    return int(config.sessions.kiosk_idle_s)
 
 
 def _field(token: str) -> Markup:

@@ -12,9 +12,12 @@ __all__ = ["PAGES", "local_path", "redirect"]
 PAGES = frozenset(
     [
         "signin",
+        "age",
         "consent",
+        "nickname",
         "tutorial",
         "tasks",
+        "queue",
         "play",
         "report",
         "me",

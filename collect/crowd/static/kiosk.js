@@ -1,0 +1,1 @@
+// What pages can do better with scripts than without. Every page works without this file.
