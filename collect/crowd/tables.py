@@ -44,6 +44,7 @@ __all__ = [
     "NicknameCase",
     "PairingCode",
     "Participant",
+    "PhoneLink",
     "Play",
     "Queued",
     "RateCount",
@@ -218,10 +219,26 @@ class WebSession(Base):
     participant_id: Mapped[str | None] = mapped_column(ForeignKey("participant.id"), index=True)
     staff_id: Mapped[str | None] = mapped_column(ForeignKey("staff.id"), index=True)
     station_id: Mapped[str | None] = mapped_column(ForeignKey("station.id"))  # of its kiosk
+    linked_id: Mapped[str | None] = mapped_column(ForeignKey("station.id"))  # whose kiosk sent it
     csrf: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
     seen_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
     expires_at: Mapped[dt.datetime]
+
+
+class PhoneLink(Base):
+    """A link in a QR code by which one phone takes over from a kiosk, once, within minutes.
+
+    `participant_id` is who was signed in at the kiosk; None makes somebody new. It goes with its
+    use.
+    """
+
+    __tablename__ = "phone_link"
+    token_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    station_id: Mapped[str] = mapped_column(ForeignKey("station.id"))
+    participant_id: Mapped[str | None] = mapped_column(ForeignKey("participant.id"), index=True)
+    language: Mapped[str] = mapped_column(String(8))
+    expires_at: Mapped[dt.datetime] = mapped_column(index=True)
 
 
 class RateCount(Base):

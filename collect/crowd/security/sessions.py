@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from collect.crowd.config import CrowdConfig
 from collect.crowd.site import Site, site_of
-from collect.crowd.tables import Participant, Staff, Station, WebSession, utc_now
+from collect.crowd.tables import Participant, PhoneLink, Staff, Station, WebSession, utc_now
 
 __all__ = [
     "KINDS",
@@ -79,10 +79,12 @@ def sign_in(
     participant_id: str | None = None,
     staff_id: str | None = None,
     station_id: str | None = None,
+    linked_id: str | None = None,
 ) -> NewSession:
     """Begin a session and end the one of that kind which this browser had.
 
-    A kiosk's needs ``station_id``; a participant's at a kiosk has the kiosk's station.
+    A kiosk's needs ``station_id``; a participant's at a kiosk has the kiosk's station, one at a
+    phone has the station whose kiosk sent it there as ``linked_id``.
     """
     site = site_of(connection)
     _end(tx, site, connection, kind)
@@ -95,6 +97,7 @@ def sign_in(
         participant_id=participant_id,
         staff_id=staff_id,
         station_id=station_id,
+        linked_id=linked_id,
         csrf=secrets.token_urlsafe(TOKEN_BYTES),
         created_at=now,
         seen_at=now,
@@ -141,14 +144,18 @@ def end_all(
     staff_id: str | None = None,
     station_id: str | None = None,
 ) -> None:
-    """End every session of a participant, of a staff member, or at a station's kiosks."""
+    """End every session of a participant, of a staff member, or of a station's kiosks and of the
+    phones that they sent on; links that wait for a phone go too."""
     for column, value in (
         (WebSession.participant_id, participant_id),
         (WebSession.staff_id, staff_id),
         (WebSession.station_id, station_id),
+        (WebSession.linked_id, station_id),
+        (PhoneLink.participant_id, participant_id),
+        (PhoneLink.station_id, station_id),
     ):
         if value is not None:
-            tx.execute(delete(WebSession).where(column == value))
+            tx.execute(delete(column.class_).where(column == value))
 
 
 def identify(connection: HTTPConnection, *, active: bool) -> Who:
