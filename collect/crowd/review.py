@@ -339,7 +339,7 @@ def _oldest(tx: Session, staff: Staff, desk: ReviewConfig, now: dt.datetime) -> 
         .where(Review.play_id == Play.id, Review.staff_id == staff.id, Review.done_at.is_not(None))
         .exists()
     )
-    query: Select[tuple[Play, int, int]] = (
+    query: Select[Play, int, int] = (
         select(Play, done, taken)
         .where(_reviewable(), ~_settled(), ~said, done < MOST_REVIEWS)
         .order_by(Play.started_at, Play.id)

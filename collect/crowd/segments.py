@@ -79,11 +79,11 @@ def canonical(
         if kind not in kinds:
             kinds.append(kind)
         painted[segment.first_row : segment.last_row + 1] = kinds.index(kind)
-    starts = np.flatnonzero(np.diff(painted, prepend=UNLABELLED - 1)) if rows else []
-    ends = [*(start - 1 for start in starts[1:]), rows - 1]
+    starts = np.flatnonzero(np.diff(painted, prepend=UNLABELLED - 1)).tolist()
+    ends = [start - 1 for start in starts[1:]] + [rows - 1] * bool(starts)
     return [
-        Segment(int(start), int(end), *kinds[painted[start]])
-        for start, end in zip(starts, ends, strict=False)
+        Segment(start, end, *kinds[painted[start]])
+        for start, end in zip(starts, ends, strict=True)
         if painted[start] != UNLABELLED
     ]
 

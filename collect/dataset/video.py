@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -139,16 +139,21 @@ def write_video(episode: Episode, path: Path) -> int:
     return encode(_pictures(tiles, len(episode), step), path, rate)
 
 
-def encode(images: Iterable[Image], path: Path, rate: Fraction) -> int:
+def encode(
+    images: Iterable[Image],
+    path: Path,
+    rate: Fraction,
+    options: Mapping[str, str] | None = None,
+) -> int:
     """Write RGB ``images`` (H, W, 3), both even, to ``path`` (H.264, mp4) at ``rate`` a second;
-    returns how many. The file appears whole or not at all."""
+    returns how many. ``options`` are libx264's. The file appears whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     frames = 0
     try:
         with av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
             stream = out.add_stream("libx264", rate=rate)
             stream.pix_fmt = "yuv420p"
-            stream.options = {"preset": "veryfast", "crf": "23"}
+            stream.options = {"preset": "veryfast", "crf": "23", **(options or {})}
             for image in images:
                 if not frames:
                     stream.height, stream.width = image.shape[:2]

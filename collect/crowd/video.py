@@ -1,0 +1,199 @@
+"""Videos of plays for the review desk: made one at a time beside the site, from the HDF5 file.
+
+A request asks a bounded queue and is told to come back; a thread takes plays from it and has each
+made by a process of its own (`collect.crowd.video_process`), of lowest priority and killed with
+the site: a damaged file can't hurt the site, and a robot on the same computer doesn't notice. All
+worker processes of a site share one lock, so one video is made at a time. The videos of a play
+appear as a whole directory, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from collect.crowd.log import log
+from robot_stack.errors import RobotStackError
+
+__all__ = ["INDEX", "Index", "QueueFullError", "VideoMaker", "folder", "forget", "index_of"]
+
+State = Literal["ready", "making", "failed"]
+PLAY_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+INDEX = "index.json"
+LIMIT_S = 1200.0  # of one play: twenty minutes of four cameras, several times over
+POLL_S = 0.2
+FAILED_S = 600.0  # then it may be tried again
+MOST_FAILURES = 256
+
+
+class QueueFullError(RobotStackError):
+    """Too many plays wait for their video; ``retry_s`` until there is room, about."""
+
+    def __init__(self, retry_s: int) -> None:
+        super().__init__(f"many videos are being made; try again in {retry_s} s")
+        self.retry_s = retry_s
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The videos of a play: frame i of every one is row ``i * step`` of the episode, shown at
+    ``i / rate_hz``. ``cameras``: name -> file."""
+
+    rate_hz: float
+    step: int
+    rows: int
+    cameras: dict[str, str]
+
+
+def folder(media: Path, play_id: str) -> Path:
+    """Where a play's videos are; ValueError for what is no play's id."""
+    if not PLAY_ID.fullmatch(play_id):
+        raise ValueError(f"{play_id!r} is not the id of a play")
+    return media / "review" / play_id
+
+
+def index_of(media: Path, play_id: str) -> Index | None:
+    """What videos of a play there are; None while there are none."""
+    try:
+        values = json.loads((folder(media, play_id) / INDEX).read_text())
+    except FileNotFoundError:
+        return None
+    return Index(**values)
+
+
+def forget(media: Path, play_id: str) -> None:
+    """Delete a play's videos. One that is being made is deleted when it is done: erase first."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder(media, play_id))
+
+
+class VideoMaker:
+    """A worker process' queue. ``wanted(play_id)`` says, after a video was made, whether the play
+    is still there; ``capacity`` plays at most wait."""
+
+    def __init__(self, media: Path, capacity: int, wanted: Callable[[str], bool]) -> None:
+        self._media = media
+        self._wanted = wanted
+        self._queue: queue.Queue[tuple[str, Path]] = queue.Queue(capacity)
+        self._lock = threading.Lock()
+        self._pending: set[str] = set()
+        self._failed: dict[str, float] = {}
+        self._stopping = threading.Event()
+
+    def ask(self, play_id: str, episode: Path) -> State:
+        """Whether a play's videos are there; they are made if not. QueueFullError."""
+        if index_of(self._media, play_id) is not None:
+            return "ready"
+        with self._lock:
+            if play_id in self._pending:
+                return "making"
+            if time.monotonic() < self._failed.get(play_id, 0.0):
+                return "failed"
+            try:
+                self._queue.put_nowait((play_id, episode))
+            except queue.Full:
+                raise QueueFullError(retry_s=20) from None
+            self._pending.add(play_id)
+        return "making"
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[VideoMaker]:
+        """Make what is asked for until the block ends; what is half done then is dropped."""
+        thread = threading.Thread(target=self._run, name="crowd-videos")
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stopping.set()
+            thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                play_id, episode = self._queue.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            try:
+                made = self._make(play_id, episode)
+            except OSError as error:  # a full disk, a directory that is not ours
+                log.error("a video could not be made", play=play_id, error=error)
+                made = False
+            with self._lock:
+                self._pending.discard(play_id)
+                if not made:
+                    self._failed[play_id] = time.monotonic() + FAILED_S
+                    while len(self._failed) > MOST_FAILURES:
+                        self._failed.pop(next(iter(self._failed)))
+
+    def _make(self, play_id: str, episode: Path) -> bool:
+        """Whether the videos are there now (or are not wanted any more)."""
+        goal = folder(self._media, play_id)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        with self._turn(goal.parent) as taken:
+            if not taken or index_of(self._media, play_id) is not None:
+                return True
+            part = goal.parent / ".part"
+            shutil.rmtree(part, ignore_errors=True)  # of one who was killed
+            part.mkdir()
+            try:
+                if not self._wanted(play_id) or not self._encode(play_id, episode, part):
+                    return self._stopping.is_set()
+                part.rename(goal)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+            # Erased while it was made? Who erases from now on finds it.
+            if not self._wanted(play_id):
+                forget(self._media, play_id)
+        return True
+
+    def _encode(self, play_id: str, episode: Path, part: Path) -> bool:
+        command = [sys.executable, "-m", "collect.crowd.video_process", str(episode), str(part)]
+        with subprocess.Popen(
+            [*command, str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                deadline = time.monotonic() + LIMIT_S
+                while process.poll() is None:
+                    if self._stopping.is_set() or time.monotonic() > deadline:
+                        process.kill()
+                        return False
+                    self._stopping.wait(POLL_S)
+            finally:
+                process.kill()
+            assert process.stderr is not None
+            if process.returncode:
+                lines = process.stderr.read().strip().splitlines()
+                said = lines[-1][:300] if lines else ""
+                log.error("a video could not be made", play=play_id, said=said)
+        return process.returncode == 0
+
+    @contextlib.contextmanager
+    def _turn(self, where: Path) -> Iterator[bool]:
+        """True once no other worker process makes videos; False when the site stops first."""
+        with (where / ".lock").open("w") as file:
+            while not self._stopping.is_set():
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    self._stopping.wait(POLL_S)
+                    continue
+                yield True
+                return
+            yield False
