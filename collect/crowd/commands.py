@@ -25,6 +25,9 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("collect.crowd.serve", "run the site"),
     "migrate": ("collect.crowd.migrate", "bring the database to this version's tables"),
     "staff": ("collect.crowd.staff_command", "add, list and disable staff; new passwords"),
+    "task": ("collect.crowd.task_command", "tasks of the site, from files, with clips"),
+    "consent": ("collect.crowd.consent_command", "the text that participants agree to"),
+    "arms": ("collect.crowd.arms_command", "the incentive experiment's arms and their shares"),
     "pair": ("collect.crowd.pair", "a one-time code that pairs a station's agent or a kiosk"),
 }
 
