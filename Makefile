@@ -13,7 +13,7 @@ EXTRAS := all,dev
 ALONE := openpi-client==0.1.2 gym-hil==0.1.14
 LIBRARIES := gl usb compiler
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: help install system-check demo test test-fast test-all check format bench \
     conformance-franka clean
@@ -46,8 +46,8 @@ test: system-check $(STAMP) ## all tests but the exhaustive ones
 test-fast: $(STAMP) ## under three minutes
 	$(PYTEST) -m "not slow and not exhaustive"
 
-test-all: system-check $(STAMP) ## everything, with 10,000 examples where a property is checked
-	$(PYTEST)
+test-all: system-check $(STAMP) ## everything, with 10,000 new examples where a property is checked
+	ROBOT_STACK_NEW_EXAMPLES=1 $(PYTEST)
 
 check: $(STAMP) ## what CI checks: style, types, direction of imports
 	$(BIN)/ruff check .

@@ -101,9 +101,11 @@ def skeleton(name: str) -> str:
         if again == folded:
             break
         folded = again
+    # Pairs look alike ("rn") whatever stood between them and goes.
+    form = "".join(character for character in folded if character.isalnum())
     for alike, as_what in ASCII_ALIKE:
-        folded = folded.replace(alike, as_what)
-    return "".join(character for character in folded if character.isalnum())
+        form = form.replace(alike, as_what)
+    return form
 
 
 def flagged(name: str, languages: tuple[str, ...] | list[str]) -> bool:

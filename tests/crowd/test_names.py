@@ -124,6 +124,7 @@ def test_what_looks_different_has_another():
 @example("İstanbul")
 @example("ſß")
 @example("Ⅷ")
+@example("RN")
 def test_a_skeleton_has_no_case_spaces_or_marks(text):
     form = skeleton(text)
     assert skeleton(form) == form

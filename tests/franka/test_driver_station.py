@@ -24,6 +24,7 @@ from tests.franka.station import FrankaStation, Streamer, franka_station, until
 pytestmark = pytest.mark.slow
 
 FASTEST = 2.62  # rad/s: an FR3's first four joints
+LATE_S = 0.03
 
 
 @pytest.fixture
@@ -49,7 +50,8 @@ def bounded(ticks: Any) -> None:
     assert np.abs(known["dq"][:, :7]).max() < FASTEST
     gaps = np.diff(known["t_ns"]) / 1e9
     steps = np.abs(np.diff(known["q"][:, :7], axis=0)).max(axis=1)
-    assert (steps <= FASTEST * np.maximum(gaps, 0.002)).all()
+    # On a busy machine states come late and then together: no step is of more than that.
+    assert (steps <= FASTEST * (gaps + LATE_S)).all()
 
 
 def test_a_reflex_in_a_recorded_episode_is_named_recovered_and_kept(

@@ -1,4 +1,6 @@
-"""A policy that moves one waist to a place at an even speed, behind a real policy server.
+"""A policy that moves one joint to a place at an even speed, behind a real policy server.
+
+The joint is the first of its embodiment: the left waist of an ALOHA, joint 1 of an FR3.
 
 ``--takes FILE`` holds the seconds that each inference takes, read anew every time. ``--leap RAD``
 puts every row that far from where the waist is: too far to be followed.
@@ -19,23 +21,26 @@ from policies.interfaces import Array, Need
 from robot_stack.contract import Feature, PolicyContract
 from server.policy.server import PolicyServer
 
-ROBOTS = ("follower_left", "follower_right")
-JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+VX300S = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+ROBOTS = {
+    "aloha_vx300s": {"follower_left": VX300S, "follower_right": VX300S},
+    "fr3": {"arm": tuple(f"joint{i}" for i in range(1, 8))},
+}
 HORIZON, OBSERVATIONS, EXECUTE = 25, 2, 10
 DT_S = 0.02
 SPEED = 0.3  # rad/s
-WAIST = 0.6  # where the left waist goes
+WAIST = 0.6  # where the joint goes
 
 
-def contract(unit: str = "rad") -> PolicyContract:
+def contract(embodiment: str, unit: str) -> PolicyContract:
     features = tuple(
         Feature(f"{robot}/{joint}", "fraction" if joint == "gripper" else unit)
-        for robot in ROBOTS
-        for joint in JOINTS
+        for robot, joints in ROBOTS[embodiment].items()
+        for joint in joints
     )
     return PolicyContract(
         name="reach",
-        embodiment="aloha_vx300s",
+        embodiment=embodiment,
         task="reach",
         state=features,
         action=features,
@@ -87,10 +92,11 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--bind", required=True)
     parser.add_argument("--takes", type=Path, required=True)
+    parser.add_argument("--embodiment", default="aloha_vx300s", choices=ROBOTS)
     parser.add_argument("--unit", default="rad")
     parser.add_argument("--leap", type=float, default=0.0)
     args = parser.parse_args(arguments)
-    hosted = Hosted(Reach(contract(args.unit), args.takes, args.leap))
+    hosted = Hosted(Reach(contract(args.embodiment, args.unit), args.takes, args.leap))
     server = PolicyServer({"reach": lambda: hosted}, [args.bind])
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     server.run()
