@@ -118,7 +118,8 @@ class ArmProcess:
         self._mode = CommandMode.JOINT_POSITION
         self._asked_pose = np.full(POSE, math.nan)
         self._difference = Difference.NONE
-        self._heard_s = time.monotonic()
+        self._heard_s = self._asked_s = time.monotonic()
+        self._silent_s = 0.0  # without an answer, of the time in which this process was awake
         self._retry_at_s = 0.0
         self._chunk = (-1, -1, -1)
         self._after_crash = after_crash
@@ -213,7 +214,8 @@ class ArmProcess:
             self._retry_at_s = time.monotonic() + RECONNECT_S
             return False
         self.connected = True
-        self._heard_s = time.monotonic()
+        self._heard_s = self._asked_s = time.monotonic()
+        self._silent_s = 0.0
         self.hold_here()
         if first:
             self.lifecycle = Lifecycle.DISARMED
@@ -222,17 +224,23 @@ class ArmProcess:
         return True
 
     def _read(self) -> None:
-        """Take up the answer to last turn's request. One that is late costs a state, not a turn."""
+        """Take up the answer to last turn's request. One that is late costs a state, not a turn.
+
+        A host that stood still is not the bus's silence: no turn counts for more than two periods.
+        """
+        now_s = time.monotonic()
+        asked_s, self._asked_s = now_s - self._asked_s, now_s
         try:
             state = self.robot.read(ANSWER_SHARE * self.period_s)
             if state.t_ns != self.state.t_ns:
                 self._heard_s = time.monotonic()
+                self._silent_s = 0.0
             self.state = state
         except DeviceError as error:
             self.retries += 1
-            silent_s = time.monotonic() - self._heard_s
-            if silent_s > SILENCE_S:
-                self._fail(f"no answer for {silent_s:.2f} s: {error}")
+            self._silent_s += min(asked_s, 2.0 * self.period_s)
+            if self._silent_s > SILENCE_S:
+                self._fail(f"no answer for {time.monotonic() - self._heard_s:.2f} s: {error}")
                 self.robot.disconnect()
                 self.connected = False
 

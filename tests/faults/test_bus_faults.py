@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
@@ -15,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 ROBOTS = ("follower_left", "follower_right")
 NOTICED_S = 0.5  # from the fault to the stop flag: 0.1 s of silence, and a busy machine
+STALL_S = 0.15  # longer than a bus may be silent, shorter than the other arm may
 TORQUE = [("follower_right", servo) for servo in (1, 2, 4, 6, 7, 8, 9)]
 
 
@@ -100,3 +103,21 @@ def test_one_overloaded_servo_is_recovered_while_the_others_hold(streaming):
     assert_holds(streaming, [("follower_left", 9), *others, *TORQUE])
     limit = streaming.buses.control.call("get", "follower_left", servo_id=9, name="goal_current")
     assert limit == 200  # lost at the reboot, applied again
+
+
+def test_a_host_that_stood_still_does_not_blame_the_bus(streaming):
+    arms = [streaming.pid(f"arm.{robot}") for robot in ROBOTS]
+    os.kill(streaming.buses.pid, signal.SIGSTOP)
+    time.sleep(0.005)  # half a period: both arms have asked
+    for process in arms:
+        os.kill(process, signal.SIGSTOP)
+    time.sleep(STALL_S)
+    for process in arms:
+        os.kill(process, signal.SIGCONT)
+    time.sleep(STALL_S / 5)  # the answers of the first turns are missing
+    os.kill(streaming.buses.pid, signal.SIGCONT)
+    commands_arrive(streaming)
+    stop = streaming.client.status()["groups"]["followers"]["stop"]
+    assert not stop
+    for robot in ROBOTS:
+        assert_continuous(*streaming.goals(robot))
