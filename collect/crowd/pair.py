@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  robot-stack crowd pair cafe agent     then, beside the robot:\n"
         "                                        robot-stack crowd station --help\n"
-        "  robot-stack crowd pair cafe kiosk     type the code at the kiosk's /kiosk page"
+        "  robot-stack crowd pair cafe kiosk     type the code at the kiosk's /pair page"
     )
     parser.add_argument("station", help="the station's name; made when there is none")
     parser.add_argument("kind", choices=("agent", "kiosk"), help="what is paired")

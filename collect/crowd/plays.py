@@ -39,6 +39,7 @@ __all__ = [
     "Kind",
     "PlayError",
     "Result",
+    "arrived",
     "erased",
     "finish",
     "limit_s",
@@ -162,8 +163,11 @@ def limit_s(play: Play, task: Task | None) -> int:
 
 
 def finish(tx: Session, play: Play, *, by: EndedBy, now: dt.datetime | None = None) -> bool:
-    """End a running play; False when it has ended already, however that was."""
-    now = now or utc_now()
+    """End a running play; False when it has ended already, however that was.
+
+    ``now``: when it ended, which is not before it began.
+    """
+    now = max(now or utc_now(), play.started_at)
     tx.flush()
     ended = tx.execute(
         update(Play)
@@ -172,7 +176,7 @@ def finish(tx: Session, play: Play, *, by: EndedBy, now: dt.datetime | None = No
             state="finished",
             ended_at=now,
             ended_by=by,
-            seconds=max(0.0, (now - play.started_at).total_seconds()),
+            seconds=(now - play.started_at).total_seconds(),
         )
         .returning(Play.id)
         .execution_options(synchronize_session=False)
@@ -218,11 +222,15 @@ def result(
     *,
     worth: PointsConfig = DEFAULT_POINTS,
     now: dt.datetime | None = None,
+    ended_at: dt.datetime | None = None,
 ) -> None:
-    """What the station says of a play. In parts, twice, before the end or days after it: the
-    first word counts. PlayError ``file`` when another file is told of than was before."""
+    """What the station says of a play. Twice, before the end or days after it: the first word
+    counts. PlayError ``file`` when another file is told of than was before.
+
+    ``ended_at``: when it ended by the site's clock, if nobody has said so yet.
+    """
     now = now or utc_now()
-    finish(tx, play, by=told.ended_by, now=now)
+    finish(tx, play, by=told.ended_by, now=min(now, ended_at or now))
     play = _row(tx, play)
     if play.state == "void":
         return
@@ -238,12 +246,22 @@ def result(
     play.metrics = play.metrics or dict(told.metrics)
     play.checked = told.checked if play.checked is None else play.checked
     play.file = play.file or told.file
-    if play.state == "finished" and play.file is not None and play.metrics:
-        play.state, play.synced_at = "synced", now
-    tx.flush()
-    # Nothing is decided before the participant has spoken, unless the station itself saw it done.
-    if play.claimed is not None or play.checked:
-        scoring.evidence(tx, play, worth=worth, at=now)
+    _settle(tx, play, worth, now)
+
+
+def arrived(
+    tx: Session,
+    play: Play,
+    *,
+    file: str,
+    sha256: str,
+    worth: PointsConfig = DEFAULT_POINTS,
+    now: dt.datetime | None = None,
+) -> None:
+    """The play's file is there; what the station measured may come before or after it."""
+    play = _row(tx, play)
+    play.file, play.sha256 = file, sha256
+    _settle(tx, play, worth, now or utc_now())
 
 
 def unreported(
@@ -283,6 +301,16 @@ def today(tx: Session, participant: Participant, now: dt.datetime | None = None)
 def erased(tx: Session, play_id: str) -> bool:
     """Whether a play was erased: what a station still has of it must go, too."""
     return tx.get(Tombstone, play_id) is not None
+
+
+def _settle(tx: Session, play: Play, worth: PointsConfig, now: dt.datetime) -> None:
+    """A play whose file and measurements are there is synced, and judged by them."""
+    if play.state == "finished" and play.file is not None and play.metrics:
+        play.state, play.synced_at = "synced", now
+    tx.flush()
+    # Nothing is decided before the participant has spoken, unless the station itself saw it done.
+    if play.claimed is not None or play.checked:
+        scoring.evidence(tx, play, worth=worth, at=now)
 
 
 def _check_steps(

@@ -189,21 +189,23 @@ def passed(tx: Session, play: Play, done: bool, now: dt.datetime | None = None) 
             tx.flush()
 
 
-def due(tx: Session, now: dt.datetime) -> bool:
+def due(tx: Session, now: dt.datetime, listening: dt.datetime | None = None) -> bool:
     """Whether `sweep` has something to do."""
     if queue.due(tx, now):
         return True
     if tx.scalar(select(StationLease.station_id).where(StationLease.expires_at <= now).limit(1)):
         return True
-    return any(_lost(tx, play, now) for play in _running(tx))
+    return any(_lost(tx, play, now, listening) for play in _running(tx))
 
 
-def sweep(tx: Session, now: dt.datetime | None = None) -> None:
+def sweep(
+    tx: Session, now: dt.datetime | None = None, listening: dt.datetime | None = None
+) -> None:
     """End what time has ended: plays and leases of silent stations, turns that nobody uses, places
-    of those who did not come."""
+    of those who did not come. ``listening``: since when the site could have heard a station."""
     now = now or utc_now()
     for play in _running(tx):
-        if _lost(tx, play, now):
+        if _lost(tx, play, now, listening):
             plays.finish(tx, play, by="lost", now=now)
             lease = tx.get(StationLease, play.station_id)
             if lease is not None and lease.fence == play.fence:
@@ -230,10 +232,11 @@ def _running(tx: Session) -> list[Play]:
     return list(tx.scalars(select(Play).where(Play.state == "running")))
 
 
-def _lost(tx: Session, play: Play, now: dt.datetime) -> bool:
+def _lost(tx: Session, play: Play, now: dt.datetime, listening: dt.datetime | None) -> bool:
     station = tx.get(Station, play.station_id)
     assert station is not None
-    return station.seen_at is None or now - station.seen_at >= LOST_AFTER
+    heard = [at for at in (station.seen_at, listening, play.started_at) if at is not None]
+    return now - max(heard) >= LOST_AFTER
 
 
 def _older(state: dict[str, Any], known: dict[str, Any]) -> bool:
@@ -251,7 +254,8 @@ def _take_ended(tx: Session, station: Station, state: dict[str, Any], now: dt.da
         passed(tx, play, tutorial.get("step") == "done", now)
     ended = state.get("ended") or {}
     if ended.get("play") == play.id:
-        plays.finish(tx, play, by=ended["by"], now=now)
+        ended_at = now - dt.timedelta(seconds=ended.get("ago_s", 0.0))
+        plays.finish(tx, play, by=ended["by"], now=ended_at)
 
 
 def _orders(
