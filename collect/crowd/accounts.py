@@ -68,8 +68,13 @@ def check_password(password: str, name: str) -> None:
         )
 
 
-def add_staff(tx: Session, key: SiteKey, name: str, role: str, password: str) -> tuple[Staff, str]:
-    """A new account and its TOTP secret (base32), which is shown once. ConfigError if refused."""
+def add_staff(
+    tx: Session, key: SiteKey, name: str, role: str, password: str, by: str | None = None
+) -> tuple[Staff, str]:
+    """A new account and its TOTP secret (base32), which is shown once. ConfigError if refused.
+
+    ``by``: the id of the admin who does it, None for whoever sits at the server.
+    """
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name!r}: a name has 2 to 32 of a-z, 0-9, '.', '_' and '-'")
     if role not in ROLES:
@@ -86,11 +91,11 @@ def add_staff(tx: Session, key: SiteKey, name: str, role: str, password: str) ->
     )
     tx.add(staff)
     tx.flush()
-    tx.add(AuditEntry(action="staff added", subject=staff.id, detail={"role": role}))
+    tx.add(AuditEntry(staff_id=by, action="staff added", subject=staff.id, detail={"role": role}))
     return staff, secret
 
 
-def renew(tx: Session, key: SiteKey, staff: Staff, password: str) -> str:
+def renew(tx: Session, key: SiteKey, staff: Staff, password: str, by: str | None = None) -> str:
     """Another password and TOTP secret, which is given back; ends every session."""
     check_password(password, staff.name)
     secret = pyotp.random_base32()
@@ -99,18 +104,18 @@ def renew(tx: Session, key: SiteKey, staff: Staff, password: str) -> str:
     staff.totp_step = 0
     staff.disabled = False
     end_all(tx, staff_id=staff.id)
-    tx.add(AuditEntry(action="staff renewed", subject=staff.id))
+    tx.add(AuditEntry(staff_id=by, action="staff renewed", subject=staff.id))
     return secret
 
 
-def disable(tx: Session, staff: Staff) -> None:
+def disable(tx: Session, staff: Staff, by: str | None = None) -> None:
     """Lock an account and end its sessions. ConfigError for the last admin."""
     admins = select(Staff.id).where(Staff.role == "admin", Staff.disabled.is_(False))
     if staff.role == "admin" and set(tx.scalars(admins)) <= {staff.id}:
         raise ConfigError(f"{staff.name} is the last admin; add another one first")
     staff.disabled = True
     end_all(tx, staff_id=staff.id)
-    tx.add(AuditEntry(action="staff disabled", subject=staff.id))
+    tx.add(AuditEntry(staff_id=by, action="staff disabled", subject=staff.id))
 
 
 def enrolment_uri(origin: str, name: str, secret: str) -> str:
