@@ -28,6 +28,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "task": ("collect.crowd.task_command", "tasks of the site, from files, with clips"),
     "consent": ("collect.crowd.consent_command", "the text that participants agree to"),
     "arms": ("collect.crowd.arms_command", "the incentive experiment's arms and their shares"),
+    "retention": ("collect.crowd.retention_command", "forget what is due by the settings"),
     "pair": ("collect.crowd.pair", "a one-time code that pairs a station's agent or a kiosk"),
 }
 
