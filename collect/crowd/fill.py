@@ -8,9 +8,11 @@ instead of being now. What is drawn, and by which figures, is `fill_plan`'s.
 from __future__ import annotations
 
 import datetime as dt
+import os
 import random
 import secrets
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,8 +26,10 @@ from collect import jpeg
 from collect.crowd import (
     badges,
     consent,
+    data_rights,
     experiment,
     names,
+    people,
     plays,
     review,
     rewards,
@@ -34,6 +38,7 @@ from collect.crowd import (
 from collect.crowd.accounts import add_staff
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
+from collect.crowd.files import episode_path
 from collect.crowd.fill_episodes import FRAME_ROWS, ROWS, draw_episode
 from collect.crowd.fill_plan import (
     ARMS,
@@ -73,21 +78,24 @@ REVIEWERS = ("mara", "jonas", "lea")
 REWARDS = (("sticker", 10, 2), ("chew", 20, 2), ("chocolate", 40, 1), ("mug", 400, 1))
 STOCK = {"sticker": 300, "chew": 200, "chocolate": 120, "mug": 6}
 LANGUAGES = ("en", "de")
+CARD = "1234567890"
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """How much there is now."""
+    """How much there is now. ``card``: the card number of somebody who was here often."""
 
     participants: int
     episodes: int
+    card: str
+    regular_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """An episode that many plays share, relative to the site's episodes."""
+    """An episode that many plays share: theirs are links to it."""
 
-    file: str
+    path: Path
     sha256: str
 
 
@@ -118,17 +126,23 @@ def fill(
                 "this site has participants already; a simulated fortnight goes into a new one"
             )
     say("drawing episodes")
-    files = _episodes(config.episodes, seed)
     fortnight = simulate(ends, seed)
-    with tempfile.TemporaryDirectory(prefix="crowd-clips-") as folder:
-        clips = _clips(Path(folder), config.episodes, files)
+    config.episodes.mkdir(parents=True, exist_ok=True)
+    # Beside the episodes, which are links to these.
+    with tempfile.TemporaryDirectory(prefix=".fill-", dir=config.episodes) as folder:
+        files = _draw(Path(folder), seed)
+        clips = _clips(Path(folder), files)
         say("simulating a fortnight")
         with database.begin() as tx:
-            _Filler(tx, key, config, fortnight, files, clips, seed).run()
+            filler = _Filler(tx, key, config, fortnight, files, clips, seed)
+            filler.run()
+    data_rights.sweep(database, config)
     with database.read() as tx:
         return Filled(
             participants=tx.scalar(select(func.count(Participant.id))) or 0,
             episodes=tx.scalar(select(func.count(Play.id))) or 0,
+            card=filler.card,
+            regular_id=filler.regular.id,
         )
 
 
@@ -146,6 +160,7 @@ class _Filler:
         seed: int,
     ) -> None:
         self.tx = tx
+        self.key = key
         self.config = config
         self.fortnight = fortnight
         self.files = files
@@ -153,7 +168,21 @@ class _Filler:
         self.draw = random.Random(seed + 1)
         self.begins = fortnight.ends - dt.timedelta(days=DAYS + 1)
         self.station = Station(name=STATION, paired_at=self.begins, state={})
+        self.drives = Counter(play.person for play in fortnight.plays)
         self.participants: list[Participant | None] = [None] * len(fortnight.people)
+        # Who sees everything: came before the experiment.
+        by_card = [
+            n
+            for n, person in enumerate(fortnight.people)
+            if person.kind == "card"
+            and person.arm is None
+            and person.name_state == "approved"
+            and not person.hidden
+            and person.on_board
+            and person.leaves is None
+        ]
+        self.keenest = max(by_card, key=lambda n: self.drives[n])
+        self.card = CARD
         self.staff = [self._reviewer(key, name) for name in REVIEWERS]
 
     def run(self) -> None:
@@ -170,6 +199,7 @@ class _Filler:
 
     def _site(self) -> None:
         self.tx.add(self.station)
+        (self.config.episodes / STATION).mkdir(mode=0o750, exist_ok=True)
         consent.install_default(self.tx)
         # The text that comes with the site was in force all the fortnight.
         self.tx.execute(update(ConsentText).values(active_from=self.begins))
@@ -208,7 +238,7 @@ class _Filler:
         made = Participant(
             created_at=person.came,
             kind=person.kind,
-            card_hash=secrets.token_hex(32) if person.kind == "card" else None,
+            card_hash=self._card(number),
             pseudonym=names.new_pseudonym(self.tx),
             language=person.language,
             adult=True,
@@ -228,6 +258,19 @@ class _Filler:
         consent.give(self.tx, made, version, person.language, person.scopes, person.came)
         self.participants[number] = made
         return made
+
+    def _card(self, number: int) -> str | None:
+        """The keyed hash of somebody's card."""
+        card = CARD if number == self.keenest else f"{self.draw.randrange(10**9, 10**10)}"
+        has_one = self.fortnight.people[number].kind == "card"
+        return people.card_hash(self.key, card) if has_one else None
+
+    @property
+    def regular(self) -> Participant:
+        """Whose card is known."""
+        who = self.participants[self.keenest]
+        assert who is not None
+        return who
 
     # -- a visit -------------------------------------------------------------------------------
 
@@ -273,7 +316,9 @@ class _Filler:
                 worth=self.config.points,
                 now=ends + dt.timedelta(seconds=9.0),
             )
-        file = self.files[planned.scene, planned.success]
+        shared = self.files[planned.scene, planned.success]
+        file = episode_path(self.station, play)
+        os.link(shared.path, self.config.episodes / file)
         plays.result(
             self.tx,
             play,
@@ -281,8 +326,8 @@ class _Filler:
                 ended_by=planned.ended_by,
                 rows=ROWS,
                 metrics=planned.metrics,
-                sha256=file.sha256,
-                file=file.file,
+                sha256=shared.sha256,
+                file=file,
             ),
             worth=self.config.points,
             now=ends + dt.timedelta(seconds=14.0),
@@ -291,8 +336,8 @@ class _Filler:
 
     def _look(self, who: Participant, now: dt.datetime) -> None:
         """At what one's arm is about, before leaving; and candy, for whom that is."""
-        assert who.arm is not None
-        experiment.expose(self.tx, who, experiment.ARMS[who.arm], now)
+        for page in sorted(experiment.ARMS.values()):
+            experiment.expose(self.tx, who, page, now)
         if not experiment.shows(who, "rewards"):
             return
         for offer in rewards.offers(self.tx, who.id, now):
@@ -337,7 +382,8 @@ class _Filler:
                     staff_id=self.staff[0].id,
                 )
                 case.decided_at = at
-                self._audit(0, "nickname decided", case.participant_id, at)
+                said = "approved" if case.approved else "refused"
+                self._audit(0, f"nickname {said}", case.participant_id, at)
         for play_id, planned in today.plays:
             if planned.kind != "free" and self.draw.random() < share:
                 at += dt.timedelta(seconds=25)
@@ -371,6 +417,8 @@ class _Filler:
                 desk=self.config.review,
                 now=at,
             )
+            newest = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(1)
+            self.tx.scalars(newest).one().created_at = at
             if verdict is not None:
                 return
 
@@ -380,13 +428,18 @@ class _Filler:
         )
 
     def _aftermath(self) -> None:
-        """Who staff have hidden."""
+        """Who staff have hidden, and who has left."""
+        ends = self.fortnight.ends
         for number, person in enumerate(self.fortnight.people):
             who = self.participants[number]
             assert who is not None
             if person.hidden:
                 who.hidden = True
-                self._audit(0, "participant hidden", who.id, self.fortnight.ends)
+                self._audit(0, "hidden", who.id, ends)
+            if person.leaves == "withdrawn":
+                data_rights.withdraw(self.tx, who, [consent.REQUIRED], ends)
+            elif person.leaves == "erased":
+                data_rights.erase(self.tx, who, now=ends)
         self.tx.flush()
 
 
@@ -415,15 +468,13 @@ def _visits(day: list[PlannedPlay]) -> Iterator[list[PlannedPlay]]:
 # -- files -------------------------------------------------------------------------------------
 
 
-def _episodes(folder: Path, seed: int) -> dict[tuple[int, bool], _File]:
-    """One success and one failure of each scene, below ``folder``."""
+def _draw(folder: Path, seed: int) -> dict[tuple[int, bool], _File]:
+    """One success and one failure of each scene."""
     files = {}
-    (folder / STATION).mkdir(parents=True, exist_ok=True)
     for number, scene in enumerate(SCENES):
         for success in (True, False):
-            name = f"{STATION}/{scene.tasks[-1].id}-{'success' if success else 'failure'}.hdf5"
             path = draw_episode(
-                folder / name,
+                folder / f"{number}-{success}.hdf5",
                 number,
                 success=success,
                 uuid=new_id(),
@@ -431,15 +482,15 @@ def _episodes(folder: Path, seed: int) -> dict[tuple[int, bool], _File]:
                 seed=seed + 2 * number + success,
             )
             with path.open("rb") as file:
-                files[number, success] = _File(name, file_digest(file, "sha256").hexdigest())
+                files[number, success] = _File(path, file_digest(file, "sha256").hexdigest())
     return files
 
 
-def _clips(folder: Path, episodes: Path, files: dict[tuple[int, bool], _File]) -> list[Path]:
+def _clips(folder: Path, files: dict[tuple[int, bool], _File]) -> list[Path]:
     """A video of each scene, in which it is done well."""
     clips = []
     for number in range(len(SCENES)):
-        with Episode.open(episodes / files[number, True].file) as episode:
+        with Episode.open(files[number, True].path) as episode:
             pictures = [
                 episode.image(episode.cameras[-1], row=row, decode=jpeg.decode)
                 for row in range(0, len(episode), FRAME_ROWS)

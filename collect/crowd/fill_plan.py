@@ -81,7 +81,8 @@ EPISODES = sum(scene.episodes for scene in SCENES)
 class PlannedPerson:
     """Somebody who came. ``name_state``: approved, pending or refused; None without a nickname.
 
-    ``keen``: how much of the site's plays are theirs, relative to others; ``skill`` 0 to 1.
+    ``arm``: None who came before the experiment. ``keen``: how much of the site's plays are
+    theirs, relative to others; ``skill`` 0 to 1.
     ``scopes``: what they consented to; ``leaves``: how they went, if they asked to: withdrawn,
     erased.
     """
@@ -93,7 +94,7 @@ class PlannedPerson:
     language: str
     on_board: bool
     hidden: bool
-    arm: str
+    arm: str | None
     keen: float
     skill: float
     scopes: tuple[str, ...]
@@ -163,7 +164,8 @@ def _people(ends: dt.datetime, draw: random.Random) -> tuple[list[PlannedPerson]
     names = nicknames(draw, PARTICIPANTS)
     people = []
     for number in range(PARTICIPANTS):
-        arm = draw.choice(ARMS)
+        # The experiment begins with the second scene.
+        arm = None if arrival[number] in SCENES[0].days else draw.choice(ARMS)
         keen = draw.lognormvariate(0.0, 1.0) * (1.5 if arm == "social" else 1.0)
         kind = draw.choices(("card", "phone", "guest"), (6, 2, 2))[0]
         named = kind != "guest" or draw.random() < 0.4
