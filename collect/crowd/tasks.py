@@ -34,6 +34,7 @@ __all__ = [
     "read_task",
     "remove_clip",
     "shown_clip",
+    "text_of",
     "video_type",
 ]
 
@@ -232,6 +233,13 @@ def clips_of(tx: Session, media: Path, task_id: str) -> list[ClipView]:
         for clip in clips
         if shown_clip(tx, clip) and (media / clip.file).is_file()
     ]
+
+
+def text_of(tx: Session, task: Task, language: str) -> TaskText:
+    """The task's text in ``language``, else in English, else in whatever there is."""
+    texts = tx.scalars(select(TaskText).where(TaskText.task_id == task.id)).all()
+    preferred = {language: 0, "en": 1}
+    return min(texts, key=lambda text: (preferred.get(text.language, 2), text.language))
 
 
 def video_type(clip: Clip) -> str:
