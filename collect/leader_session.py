@@ -120,25 +120,18 @@ class LeaderSession(TeleopSession):
         if faulty and now - asked_at.get("", 0.0) > REQUEST_PAUSE_S:
             asked_at[""] = now
             for group in self.leases:
-                self.client.post("reset", {"group": group})
+                self.client.post("reset", {"group": group, "automatic": True})
                 self.client.post("arm", {"group": group})
 
     # -- re-engaging -------------------------------------------------------------------------
 
-    def reengage(self, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """After a stop or fault: reset, drive the leaders to the followers, free them, go on.
-
-        The followers stay where they are, so an episode in progress is not lost. The leaders'
-        arms are freed only when the operator has moved every leader gripper, which shows that a
-        hand is there to hold it.
-        """
-        for group in self.leases:
-            self._ask("reset", {"group": group})
-        self.meet(cancelled)
-
     def meet(self, cancelled: Callable[[], bool] = lambda: False) -> None:
         """Drive the leaders to where the followers are and free them for the operator: how a
-        person takes over from a policy, without the start ritual."""
+        person takes over from a policy, without the start ritual.
+
+        The leaders' arms are freed only when the operator has moved every leader gripper, which
+        shows that a hand is there to hold it.
+        """
         for group in self.leases:
             self._ask("arm", {"group": group})
         self.tell("driving the leaders to the followers; let go of them")

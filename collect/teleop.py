@@ -149,9 +149,10 @@ def run(args: argparse.Namespace) -> int:
                 told = True
             teleop.tell(f"not following: {trouble}; {press} to re-engage")
             # A stop that somebody asked for is never undone without being asked.
-            if (args.auto_recover and teleop.faulted()) or _pressed("r", keyboard):
+            asked = _pressed("r", keyboard)
+            if asked or (args.auto_recover and teleop.faulted()):
                 try:
-                    teleop.reengage(cancelled=lambda: ended)
+                    teleop.reengage(cancelled=lambda: ended, automatic=not asked)
                     summary["recoveries"] += 1
                 except LeaseError:
                     raise

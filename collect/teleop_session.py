@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_stack import registry
-from robot_stack.client import Lease, StationClient
+from robot_stack.client import Lease, StationClient, stop_asked
 from robot_stack.config import Station, TeleopConfig
 from robot_stack.errors import ConfigError, ControlPlaneError, LeaseError, SharedMemoryError
 from robot_stack.interfaces import InverseKinematics, PoseRobot, Teleoperator
@@ -159,11 +159,16 @@ class TeleopSession:
         """Take the robots over where they come to rest: how a person takes over from a policy."""
         self.engage(cancelled=cancelled)
 
-    def reengage(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+    def reengage(
+        self, cancelled: Callable[[], bool] = lambda: False, *, automatic: bool = False
+    ) -> None:
         """After a stop or fault: reset and go on from where the followers stand, once the operator
-        takes hold again."""
+        takes hold again; an episode in progress is not lost.
+
+        ``automatic``: after a fault and unasked; ControlPlaneError if somebody has stopped it too.
+        """
         for group in self.leases:
-            self._ask("reset", {"group": group})
+            self._ask("reset", {"group": group, "automatic": automatic})
         self.meet(cancelled)
 
     def _arm_here(self) -> None:
@@ -279,6 +284,8 @@ class TeleopSession:
         try:
             ticks = [self.client.tick(robot) for robot in robots]
             if any(b"user stop" in tick["fault"] for tick in ticks):
+                return False
+            if any(stop_asked(self.station.station, group) for group in self.leases):
                 return False
             return any(tick["lifecycle"] == Lifecycle.FAULT for tick in ticks)
         except SharedMemoryError:  # being started again; it comes back in fault

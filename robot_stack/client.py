@@ -23,7 +23,7 @@ from robot_stack.records import CHUNK_ROWS, command_record, mailbox_path, ring_p
 from robot_stack.shared_memory import Flag, Ring, RingWriter, runtime_dir
 from robot_stack.types import CommandMode, Source, StopCategory
 
-__all__ = ["Lease", "StationClient", "control_endpoint", "stop_all"]
+__all__ = ["Lease", "StationClient", "control_endpoint", "stop_all", "stop_asked"]
 
 KEPT_REPLIES = 256
 KEEP_MS = 5
@@ -42,10 +42,16 @@ def stop_all(station: str, reason: str, category: StopCategory = StopCategory.HO
     stopped = []
     for path in sorted(runtime_dir(station).glob("stop.*")):
         flag = Flag(path)
-        flag.set(int(category) + 1, reason)
+        flag.set(int(category) + 1, reason, asked=True)
         flag.close()
         stopped.append(path.name.removeprefix("stop."))
     return stopped
+
+
+def stop_asked(station: str, group: str) -> bool:
+    """Whether somebody has stopped this group, be it beside a fault, since it was last reset."""
+    with contextlib.closing(Flag(ring_path(station, "stop", group))) as flag:
+        return flag.value != 0 and flag.asked
 
 
 class Lease:

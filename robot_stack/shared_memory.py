@@ -442,11 +442,19 @@ class Flag:
         raw = self._map[self.REASON : self.REASON + 512]
         return raw.split(b"\0", 1)[0].decode(errors="replace")
 
-    def set(self, value: int, reason: str) -> None:
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked for it since ``clear``, first or after a fault."""
+        return bool(self._words[2])
+
+    def set(self, value: int, reason: str, *, asked: bool = False) -> None:
         """Raise the flag; the first reason stays until ``clear``.
 
-        The smaller value is the stronger: a later, larger one does not replace it.
+        The smaller value is the stronger: a later, larger one does not replace it. ``asked``: by
+        somebody, and so not to be cleared by a program of its own accord.
         """
+        if asked:
+            self._words[2] = 1
         if not self._words[0]:
             data = reason.encode()[:511] + b"\0"
             self._map[self.REASON : self.REASON + len(data)] = data
@@ -455,6 +463,7 @@ class Flag:
             self._words[0] = value
 
     def clear(self) -> None:
+        self._words[2] = 0
         self._words[0] = 0
 
     def close(self) -> None:

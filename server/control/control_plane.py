@@ -199,11 +199,14 @@ class ControlPlane:
         category = StopCategory(body.get("category", int(StopCategory.HOLD)))
         reason = str(body.get("reason", "stop requested"))
         for group in self.groups(body):
-            self.stops[group].set(int(category) + 1, reason)
+            self.stops[group].set(int(category) + 1, reason, asked=True)
         return None
 
     def _reset(self, body: dict[str, Any]) -> Task:
-        """Clear stops and faults; what cannot be cleared is named. Leaves the groups disarmed."""
+        """Clear stops and faults; what cannot be cleared is named. Leaves the groups disarmed.
+
+        ``automatic``: nobody asks for it, so a stop that somebody asked for stays.
+        """
         for name in self.station.stop_devices:
             reason = trouble(self.station.station, name)
             if reason is not None and reason.endswith(PRESSED):
@@ -211,6 +214,12 @@ class ControlPlane:
         left = []
         groups = self.groups(body)
         yield from self._stop_seen(groups)
+        asked = [group for group in groups if self.stops[group].asked]
+        if asked and body.get("automatic"):
+            raise ControlPlaneError(
+                f"not reset: somebody has stopped {', '.join(asked)}; "
+                f"`robot-stack reset {self.station.station}` when it is safe"
+            )
         for group in groups:  # all of them first: a stop that comes from here on stays
             self.stops[group].clear()
         for group in groups:

@@ -49,13 +49,13 @@ class Stops:
 
     def set(self, category: int, reason: str) -> None:
         for flag in self._flags:
-            flag.set(category + 1, reason)
+            flag.set(category + 1, reason, asked=True)
 
     def hold(self, category: int, reason: str) -> None:
         """Set only what somebody has cleared meanwhile."""
         for flag in self._flags:
             if not flag.value:
-                flag.set(category + 1, reason)
+                flag.set(category + 1, reason, asked=True)
 
     def close(self) -> None:
         for flag in self._flags:

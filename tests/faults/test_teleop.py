@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.virtual_station import virtual_station, wait_until
+from robot_stack.client import stop_all
+from robot_stack.errors import ControlPlaneError
+from robot_stack.types import Lifecycle
 from tests.faults.judge import assert_continuous, nothing_moves_for
 from tests.faults.teleoperation import FOLLOWERS, Teleop, asked, follows, let_go, move
 
@@ -73,6 +76,23 @@ def test_after_a_fault_the_leaders_come_to_the_followers(station):
             mine = (servos == servo) & (t_ns > stopped_ns)
             moved = ticks[mine]
             assert (moved.max() - moved.min()) * 2 * np.pi / 4096 < span
+
+
+def test_a_stop_that_somebody_asked_for_outlasts_a_fault_and_its_recovery(station):
+    teleop = start(station, "--auto-recover")
+    move(station, 0.2)
+    wait_until(lambda: follows(station, 0.2), "the followers following")
+    assert stop_all("v", "a finger is in it") == ["followers", "leaders"]
+    station.buses.control.call("overload", "follower_right", servo_id=9)
+    wait_until(lambda: station.lifecycle("follower_right") is Lifecycle.FAULT, "the fault")
+    wait_until(lambda: "not following: a finger is in it" in teleop.said(), "the word of it")
+    nothing_moves_for(station, 0.5)
+    assert "let go of them" not in teleop.said()
+    for group in ("followers", "leaders"):
+        with pytest.raises(ControlPlaneError, match=f"somebody has stopped {group}"):
+            station.client.request("reset", {"group": group, "automatic": True})
+    assert station.client.status()["groups"]["followers"]["stop"] == "a finger is in it"
+    station.client.request("reset", timeout_s=30)  # as asked
 
 
 def test_a_leader_that_jumps_is_not_chased(station):
