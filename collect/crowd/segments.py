@@ -6,6 +6,7 @@ subtask of the play's task. Play is always of quality 0, the tutorial 1 or 2, a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,23 @@ from numpy.typing import NDArray
 
 from robot_stack.errors import RobotStackError
 
-__all__ = ["LABELS", "QUALITIES", "Labels", "Segment", "SegmentError", "canonical", "per_row"]
+__all__ = [
+    "LABELS",
+    "QUALITIES",
+    "Labels",
+    "Segment",
+    "SegmentError",
+    "canonical",
+    "lines",
+    "parse",
+    "per_row",
+]
 
 LABELS = ("play", "tutorial", "task")
 QUALITIES = {"play": (0,), "tutorial": (1, 2), "task": (1, 2, 3)}
 UNLABELLED = -1
 MAX_SEGMENTS = 500  # of one review; a person sets tens
+NUMBER = re.compile("[0-9]{1,9}")
 MAX_ROWS = 10_000_000  # more than two days at 50 Hz
 
 
@@ -96,3 +108,24 @@ def per_row(segments: Iterable[Segment], rows: int) -> Labels:
         label[segment.first_row : segment.last_row + 1] = segment.label
         quality[segment.first_row : segment.last_row + 1] = segment.quality
     return Labels(label, quality)
+
+
+def parse(text: str) -> list[Segment]:
+    """Segments of a form: a line each, ``FIRST LAST LABEL QUALITY``. SegmentError."""
+    found: list[Segment] = []
+    for line in text.splitlines():
+        words = line.split()
+        if not words:
+            continue
+        if len(found) >= MAX_SEGMENTS:
+            raise SegmentError(f"more than {MAX_SEGMENTS} segments")
+        numbers = [word for word in (words[:2] + words[3:]) if NUMBER.fullmatch(word)]
+        if len(words) != 4 or len(numbers) != 3:
+            raise SegmentError(f"{line[:80]!r}; a line is FIRST LAST LABEL QUALITY: 0 120 play 0")
+        found.append(Segment(int(words[0]), int(words[1]), words[2], int(words[3])))
+    return found
+
+
+def lines(segments: Iterable[Segment]) -> str:
+    """What ``parse`` reads."""
+    return "\n".join(f"{s.first_row} {s.last_row} {s.label} {s.quality}" for s in segments)

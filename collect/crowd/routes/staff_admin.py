@@ -99,7 +99,7 @@ def audit_page(
             request,
             "staff/audit.html",
             rows=rows,
-            subjects=dict(tuple(row) for row in known),
+            subjects={row.id: row.name for row in known},
             before=rows[-1][0].id if len(rows) == PAGE else None,
         )
 

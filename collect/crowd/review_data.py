@@ -1,0 +1,81 @@
+"""What the review page draws of an episode: joints thinned out, cameras, flags."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collect.crowd.config import CrowdConfig
+from collect.crowd.flags import find_flags
+from collect.crowd.tables import Play
+from robot_stack.episode import Episode
+from robot_stack.errors import EpisodeError
+
+__all__ = ["episode_file", "episode_view", "rows_of"]
+
+MOST_POINTS = 1200  # of one joint; a screen has not many more
+DAMAGED = (EpisodeError, OSError, KeyError, ValueError)  # as h5py says it of files cut short
+
+
+def episode_file(config: CrowdConfig, play: Play) -> Path | None:
+    """Where a play's episode is; None when there is none within the site's episodes."""
+    if play.file is None:
+        return None
+    episodes = config.episodes.resolve()
+    path = (episodes / play.file).resolve()
+    return path if path.is_relative_to(episodes) and path.is_file() else None
+
+
+def rows_of(path: Path) -> int:
+    """How many rows an episode has; EpisodeError for a damaged file."""
+    try:
+        with Episode.open(path) as episode:
+            return len(episode)
+    except DAMAGED as error:
+        raise EpisodeError(f"{path.name} is damaged: {error}") from error
+
+
+def episode_view(path: Path, par_s: float | None) -> dict[str, Any]:
+    """As JSON: ``rows``, ``rate_hz``, ``cameras``, ``flags`` and ``joints`` (name, values).
+
+    Every ``stride``-th value of a joint, scaled to 0..1 between its least and most in the episode
+    (``lower``, ``upper``); null where it is unknown. EpisodeError for a damaged file.
+    """
+    try:
+        with Episode.open(path) as episode:
+            rows = len(episode)
+            stride = max(1, math.ceil(rows / MOST_POINTS))
+            qpos = episode.qpos[::stride].astype(np.float64)
+            return {
+                "rows": rows,
+                "rate_hz": episode.schema.rate_hz,
+                "stride": stride,
+                "cameras": list(episode.cameras),
+                "joints": [
+                    _joint(name, qpos[:, index])
+                    for index, name in enumerate(episode.schema.joint_names)
+                ],
+                "flags": [
+                    {**asdict(flag), "value": round(flag.value, 2)}
+                    for flag in find_flags(episode, par_s)
+                ],
+            }
+    except DAMAGED as error:
+        raise EpisodeError(f"{path.name} is damaged: {error}") from error
+
+
+def _joint(name: str, values: NDArray[np.float64]) -> dict[str, Any]:
+    known = values[np.isfinite(values)]
+    lower, upper = (float(known.min()), float(known.max())) if len(known) else (0.0, 0.0)
+    scaled = (values - lower) / ((upper - lower) or 1.0)
+    return {
+        "name": name,
+        "lower": round(lower, 3),
+        "upper": round(upper, 3),
+        "values": [round(v, 3) if math.isfinite(v) else None for v in scaled.tolist()],
+    }
