@@ -189,8 +189,8 @@ class RecordingSession:
         """The episode saved last that is not in the trash."""
         return self.kept[-1] if self.kept else None
 
-    def start(self) -> Path:
-        """Begin the next episode; returns the name it will have.
+    def start(self, **metadata: Any) -> Path:
+        """Begin the next episode; returns the name it will have. ``metadata``: of this one.
 
         EpisodeError when one is being recorded, a robot or the world sends nothing, or the disk is
         full.
@@ -198,7 +198,7 @@ class RecordingSession:
         for _ in range(START_TRIES):
             free = next_episode(self.recorder.directory)
             try:
-                path = self.recorder.start()
+                path = self.recorder.start(**metadata)
             except EpisodeError:
                 # Another recorder may have taken the number between our look and our claim.
                 if self.recorder.recording or next_episode(self.recorder.directory) == free:

@@ -28,7 +28,9 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "task": ("collect.crowd.task_command", "tasks of the site, from files, with clips"),
     "consent": ("collect.crowd.consent_command", "the text that participants agree to"),
     "arms": ("collect.crowd.arms_command", "the incentive experiment's arms and their shares"),
+    "export": ("collect.crowd.export_command", "consented recordings with labels, for others"),
     "retention": ("collect.crowd.retention_command", "forget what is due by the settings"),
+    "station": ("collect.crowd.agent_command", "run the agent beside a robot, for the public"),
     "pair": ("collect.crowd.pair", "a one-time code that pairs a station's agent or a kiosk"),
 }
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
-from collect.crowd.tables import Play, Station
 from robot_stack.errors import RobotStackError
 
 __all__ = ["UploadError", "clear_leftovers", "episode_path", "incoming", "keep", "receive", "told"]
@@ -37,9 +36,10 @@ class UploadError(RobotStackError):
         self.status = status
 
 
-def episode_path(station: Station, play: Play) -> str:
-    """Where a play's episode is kept, below the site's episodes."""
-    return f"{station.name}/{play.id}.hdf5"
+def episode_path(station: str, play: str) -> str:
+    """Where the episode of a play, by its id, at a station, by its name, is kept below the site's
+    episodes."""
+    return f"{station}/{play}.hdf5"
 
 
 def incoming(episodes: Path) -> Path:

@@ -96,7 +96,7 @@ def result(
         if told.sha256 is None:
             raise HTTPException(422, "a file is told of with its sha256")
         try:
-            wanted = files.episode_path(agent, play)
+            wanted = files.episode_path(agent.name, play.id)
             files.told(config.episodes, told.file, wanted, size=told.size, sha256=told.sha256)
         except UploadError as error:
             raise HTTPException(error.status, str(error)) from error
@@ -158,7 +158,7 @@ def _keep(
         if play.state == "void":
             return ResultAnswer(file="none")
         if play.file is None:
-            where = files.episode_path(agent, play)
+            where = files.episode_path(agent.name, play.id)
             files.keep(part, config.episodes, where)
             plays.arrived(tx, play, file=where, sha256=sha256, worth=config.points)
     return ResultAnswer(file="here")

@@ -1,0 +1,247 @@
+"""An agent's talk with the site: heartbeats that bring orders, results and files that go out.
+
+Two threads, neither of which the recording waits for. The site may be away for a second or a week:
+heartbeats go on, what is to be told stays in the outbox and is told again, at growing intervals.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import queue
+import random
+import shutil
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from collect.crowd.agent_messages import Answer, ResultAnswer
+from collect.crowd.files import episode_path
+from collect.crowd.outbox import Entry, Outbox, Pairing
+from robot_stack.errors import ConfigError, RobotStackError
+
+__all__ = ["Heart", "SiteError", "SiteLink", "Sync", "pair"]
+
+TIMEOUT_S = 5.0
+UPLOAD_TIMEOUT_S = 60.0
+BEAT_S = 0.5
+AWAY_S = 2.0  # between heartbeats to a site that doesn't answer
+SHORTEST_S, LONGEST_S = 1.0, 60.0
+REFUSED_S = 600.0  # the site does not take this; staff may mend that
+MAX_ANSWER = 1 << 20
+GOOD = (200, 201)
+
+
+class SiteError(RobotStackError):
+    """The site is away (``status`` 0) or refuses; ``retry_s`` if it says when to come again."""
+
+    def __init__(self, status: int, text: str, retry_s: float | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_s = retry_s
+
+
+class SiteLink:
+    """One site over HTTP. ``ca``: certificates (PEM) to trust instead of the system's.
+
+    ConfigError for plain http to another computer: the token would be everybody's.
+    """
+
+    def __init__(self, site: str, token: str = "", ca: Path | None = None) -> None:
+        parts = urlsplit(site)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in "/":
+            raise ConfigError(
+                f"--site {site}: give scheme, host and port, https://crowd.example.org"
+            )
+        if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+            raise ConfigError(f"--site {site}: plain http is for this computer only; use https")
+        self.site = f"{parts.scheme}://{parts.netloc}"
+        self._host, self._port = parts.hostname, parts.port
+        self._token = token
+        self._tls: ssl.SSLContext | None = None
+        if parts.scheme == "https":
+            self._tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Tell something; the site's answer. SiteError."""
+        data = json.dumps(body, allow_nan=False).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(data))}
+        return self._ask("POST", path, data, headers, TIMEOUT_S)
+
+    def put(self, path: str, file: Path, sha256: str) -> dict[str, Any]:
+        """Send a file; the site's answer. SiteError."""
+        headers = {"content-length": str(file.stat().st_size), "x-sha256": sha256}
+        with file.open("rb") as data:
+            return self._ask("PUT", path, data, headers, UPLOAD_TIMEOUT_S)
+
+    def _ask(
+        self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float
+    ) -> dict[str, Any]:
+        connection = (
+            http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
+            if self._tls is None
+            else http.client.HTTPSConnection(
+                self._host, self._port, timeout=timeout_s, context=self._tls
+            )
+        )
+        if self._token:
+            headers = {**headers, "authorization": f"Bearer {self._token}"}
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            data = response.read(MAX_ANSWER)
+        except (OSError, http.client.HTTPException) as error:
+            raise SiteError(0, f"{self.site} does not answer: {error}") from error
+        finally:
+            connection.close()
+        try:
+            answer = json.loads(data)
+        except ValueError:
+            answer = {"message": data[:200].decode(errors="replace")}
+        if response.status not in GOOD or not isinstance(answer, dict):
+            after = response.getheader("retry-after", "")
+            text = answer.get("message", "") if isinstance(answer, dict) else "no JSON object"
+            raise SiteError(
+                response.status,
+                f"{self.site} answers {response.status}: {str(text)[:200]}",
+                float(after) if after.isdigit() else None,
+            )
+        return answer
+
+
+def pair(link: SiteLink, code: str) -> Pairing:
+    """Redeem a code that staff made; SiteError when it is not good."""
+    told = link.post("/api/station/pair", {"code": code})
+    return Pairing(link.site, str(told["station"]), str(told["token"]))
+
+
+class _Worker:
+    """A thread that works until it is told to end."""
+
+    def __init__(self, name: str) -> None:
+        self._end = threading.Event()
+        self._nudged = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """There is something new: don't wait any longer."""
+        self._nudged.set()
+
+    def close(self) -> None:
+        self._end.set()
+        self._nudged.set()
+        self._thread.join(2 * TIMEOUT_S)
+
+    def _run(self) -> None:
+        while not self._end.is_set():
+            wait_s = self._work()
+            self._nudged.wait(wait_s)
+            self._nudged.clear()
+
+    def _work(self) -> float:
+        """One turn; how long to wait before the next."""
+        raise NotImplementedError
+
+
+class Heart(_Worker):
+    """Tells the site twice a second how the robot is; ``orders`` is what it asks for."""
+
+    def __init__(self, link: SiteLink, state: Callable[[], tuple[dict[str, Any], int]]) -> None:
+        super().__init__("heartbeat")
+        self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.trouble: str | None = "no heartbeat yet"
+        self._link = link
+        self._state = state
+
+    def _work(self) -> float:
+        state, fence = self._state()
+        try:
+            told = self._link.post("/api/station/heartbeat", {"state": state, "fence": fence})
+            answer = Answer.model_validate(told)
+        except SiteError as error:
+            self.trouble = str(error)
+            return error.retry_s or AWAY_S
+        except ValueError as error:
+            self.trouble = f"the site says what this agent does not understand: {error}"[:300]
+            return AWAY_S
+        self.trouble = None
+        for order in answer.orders:
+            self.orders.put(order)
+        return BEAT_S
+
+
+class Sync(_Worker):
+    """Brings what has ended to the site, the oldest first, again and again until it is there."""
+
+    def __init__(
+        self, link: SiteLink, outbox: Outbox, station: str, shared: Path | None = None
+    ) -> None:
+        super().__init__("sync")
+        self.trouble: str | None = None
+        self._link = link
+        self._outbox = outbox
+        self._station = station
+        self._shared = shared
+        self._pause_s = SHORTEST_S
+        self._again: dict[str, float] = {}  # of plays that the site refused: when to try
+
+    def _work(self) -> float:
+        now = time.monotonic()
+        for entry in self._outbox.entries("ended"):
+            if self._end.is_set():
+                return 0.0
+            if self._again.get(entry.play, 0.0) > now:
+                continue
+            try:
+                self._tell(entry)
+            except SiteError as error:
+                self.trouble = f"play {entry.play}: {error}"
+                if 400 <= error.status < 500 and error.status not in (401, 429):
+                    self._again[entry.play] = now + REFUSED_S
+                    continue  # it is this play: others go on
+                self._pause_s = min(LONGEST_S, 2 * self._pause_s)
+                return error.retry_s or self._pause_s * random.uniform(0.7, 1.3)
+            self.trouble = None
+            self._pause_s = SHORTEST_S
+        return LONGEST_S
+
+    def _tell(self, entry: Entry) -> None:
+        """Everything of one play; SiteError when something is missing still."""
+        report = {**entry.result, "ended_ago_s": entry.ago_s}
+        path = f"/api/station/play/{entry.play}"
+        if self._shared is not None and entry.file is not None:
+            report["file"] = self._share(entry, self._shared)
+        answer = ResultAnswer.model_validate(self._link.post(f"{path}/result", report))
+        if answer.file == "wanted" and entry.file is not None:
+            file = self._outbox.episodes / entry.file
+            told = self._link.put(f"{path}/file", file, str(entry.result["sha256"]))
+            answer = ResultAnswer.model_validate(told)
+        if answer.file == "wanted":
+            raise SiteError(409, "the site wants a file that is not here")
+        if answer.file == "erased" and self._shared is not None:
+            (self._shared / episode_path(self._station, entry.play)).unlink(missing_ok=True)
+        # A play that the site has declared void may have an episode all the same: it stays here.
+        self._outbox.done(entry, keep=answer.file == "none")
+
+    def _share(self, entry: Entry, shared: Path) -> str:
+        """Put the episode where the site looks for it; the name that it has there."""
+        assert entry.file is not None
+        name = episode_path(self._station, entry.play)
+        target = shared / name
+        if not target.exists():
+            target.parent.mkdir(mode=0o750, exist_ok=True)
+            part = target.with_suffix(".part")
+            with (self._outbox.episodes / entry.file).open("rb") as source, part.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+                copy.flush()
+                os.fsync(copy.fileno())
+            part.replace(target)
+        return name

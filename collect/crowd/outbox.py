@@ -1,0 +1,174 @@
+"""What a station's agent has to do and to tell, on disk: it survives being killed at any moment.
+
+One JSON file a play below ``plays/``, replaced in one step and pushed to the disk. A play is
+
+    begun ──► ended (its result stands) ──► done (the site has it)
+
+and never begun twice. ``episodes/`` is where the recorder writes; ``site.json`` (mode 0600) is the
+pairing with the site.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from robot_stack.errors import ConfigError
+
+__all__ = ["Entry", "Outbox", "Pairing", "file_sha256"]
+
+KEPT_DONE_S = 30 * 86400.0  # the site asks for nothing twice for longer than that
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pairing:
+    """The site that an agent belongs to: its address, the station's name there, and the token."""
+
+    site: str
+    station: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"Pairing({self.site}, {self.station})"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One play: the order that it was begun by, and what came of it.
+
+    ``ended_at`` is of this computer's clock, for differences only. ``result`` is the report without
+    the times; ``file`` the episode, relative to the episodes' directory.
+    """
+
+    play: str
+    state: Literal["begun", "ended", "done"]
+    order: dict[str, Any] = field(default_factory=dict)
+    ended_at: float | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    file: str | None = None
+
+    @property
+    def ago_s(self) -> float:
+        """How long ago it ended."""
+        return 0.0 if self.ended_at is None else max(0.0, time.time() - self.ended_at)
+
+
+class Outbox:
+    """The directory of one agent; one process at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.episodes = directory / "episodes"
+        self._plays = directory / "plays"
+        self._lock = threading.Lock()
+        self._known: dict[str, Entry] = {}
+        for folder in (directory, self.episodes, self._plays):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in sorted(self._plays.glob("*.json")):
+            entry = Entry(**json.loads(path.read_text()))
+            if entry.state == "done" and entry.ago_s > KEPT_DONE_S:
+                path.unlink()
+            else:
+                self._known[entry.play] = entry
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Be the directory's only agent; ConfigError while another one lives."""
+        handle = os.open(
+            self.directory / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"another agent works in {self.directory}; end it, or give --outbox another "
+                    "directory"
+                ) from error
+            yield
+        finally:
+            os.close(handle)
+
+    # -- the pairing -------------------------------------------------------------------------
+
+    def pairing(self) -> Pairing | None:
+        """The site that this agent is paired with, None before; ConfigError if others may read
+        the token."""
+        path = self.directory / "site.json"
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+        except FileNotFoundError:
+            return None
+        if mode & 0o077:
+            raise ConfigError(f"others may read the token in {path}: `chmod 600 {path}`")
+        return Pairing(**json.loads(path.read_text()))
+
+    def pair(self, pairing: Pairing) -> None:
+        """Keep the token, for its owner only."""
+        self._write(self.directory / "site.json", asdict(pairing))
+
+    @property
+    def fence(self) -> int:
+        """The highest fence of an order that was taken; what has a lower one is of an earlier
+        turn."""
+        with self._lock:
+            return max((int(e.order.get("fence", 0)) for e in self._known.values()), default=0)
+
+    # -- plays -------------------------------------------------------------------------------
+
+    def get(self, play: str) -> Entry | None:
+        with self._lock:
+            return self._known.get(play)
+
+    def entries(self, *states: str) -> list[Entry]:
+        """The plays in one of these states, those that ended first before others."""
+        with self._lock:
+            found = [entry for entry in self._known.values() if entry.state in states]
+        return sorted(found, key=lambda entry: (entry.ended_at or 0.0, entry.play))
+
+    def put(self, entry: Entry) -> None:
+        """Keep an entry; it is on the disk when this returns."""
+        with self._lock:
+            self._write(self._plays / f"{entry.play}.json", asdict(entry))
+            self._known[entry.play] = entry
+
+    def done(self, entry: Entry, *, keep: bool = False) -> None:
+        """The site has all of it: the episode is the site's now, and goes from here, unless it is
+        to be kept; that the play was begun stays known."""
+        if entry.file is not None and not keep:
+            (self.episodes / entry.file).unlink(missing_ok=True)
+        self.put(replace(entry, state="done", result={}, file=None))
+
+    def _write(self, path: Path, values: dict[str, Any]) -> None:
+        part = path.with_suffix(".new")
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w") as file:
+            json.dump(values, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
