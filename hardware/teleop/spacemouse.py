@@ -144,10 +144,12 @@ class SpaceMouse(CartesianTeleoperator):
             self._cap.release()
             self._gripper, self._gripping = math.nan, False
             return None
+        held = self._cap.pressed(self.config.clutch_button) and not reports
         for report in reports:
             self._cap.take(report, now_ns)
             self._press()
-        held = self._cap.pressed(self.config.clutch_button)
+            # Pressed and let go within one look is a press: nobody's letting go is lost.
+            held = held or self._cap.pressed(self.config.clutch_button)
         return Stick(self._cap.twist(now_ns), held, gripper_goal=self._gripper)
 
     def _press(self) -> None:

@@ -207,6 +207,15 @@ def test_many_reports_wait_and_the_newest_counts(session, node):
     assert session.moved(0.2) == pytest.approx(0.0, abs=2e-3)
 
 
+def test_a_press_between_two_looks_is_a_press(session, node):
+    engage(session, node)
+    session.run(0.05)
+    node.send(RIGHT)
+    node.send(NONE)  # before anybody has looked
+    session.waits("press the right button")
+    assert len(session.run(0.1)) == 0
+
+
 def test_unplugged_while_moving_and_plugged_in_again(session, node):
     with Pushing(session, node, translation(0, -350, 0)):
         engage(session, node)
