@@ -123,7 +123,7 @@ def _error(request: Request, status: int, message: str, retry_s: int | None = No
     if _wants_json(request):
         response = JSONResponse({"error": status, "message": message}, status_code=status)
     else:
-        response = render(request, "error.html", status, message=message)
+        response = render(request, "error.html", status, code=status, message=message)
     if retry_s is not None:
         response.headers["retry-after"] = str(retry_s)
     return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Form, Request
 from sqlalchemy import func, select
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from collect.crowd import badges, boards, experiment, flow, scoring
-from collect.crowd.deps import CurrentParticipant, Db
+from collect.crowd.deps import Config, CurrentParticipant, Db
 from collect.crowd.i18n import choose_language
 from collect.crowd.names import public_name
 from collect.crowd.security.redirects import redirect
@@ -25,7 +26,7 @@ LAST = 20
 
 
 @router.get("/me")
-def me_page(request: Request, db: Db, me: CurrentParticipant) -> Response:
+def me_page(request: Request, db: Db, config: Config, me: CurrentParticipant) -> Response:
     """One's own page."""
     experiment.log_exposure(db, me, "badges")
     with db.read() as tx:
@@ -45,7 +46,7 @@ def me_page(request: Request, db: Db, me: CurrentParticipant) -> Response:
             all_badges=badges.BADGES,
             badges=badges.of_participant(tx, me.id),
             place=place,
-            plays=_plays(tx, me, choose_language(request, me)),
+            plays=_plays(tx, me, choose_language(request, me), ZoneInfo(config.zone)),
         )
 
 
@@ -57,7 +58,7 @@ def on_board(db: Db, me: CurrentParticipant, show: Annotated[bool, Form()] = Fal
     return redirect("/me")
 
 
-def _plays(tx: Session, me: Participant, language: str) -> list[dict[str, object]]:
+def _plays(tx: Session, me: Participant, language: str, zone: ZoneInfo) -> list[dict[str, object]]:
     """The last plays, with what each was worth and whether that has been checked."""
     rows = tx.execute(
         select(Play, TaskText.title)
@@ -86,6 +87,7 @@ def _plays(tx: Session, me: Participant, language: str) -> list[dict[str, object
     return [
         {
             "play": play,
+            "at": play.started_at.astimezone(zone),
             "title": title,
             "points": worth.get(play.id, 0),
             "checked": play.id in judged,

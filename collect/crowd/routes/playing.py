@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Form, Query, Request
 from sqlalchemy import func, select
@@ -143,13 +144,20 @@ def report(
 
 
 @router.get("/help")
-def help_page(request: Request, db: Db, who: CurrentWho) -> Response:
+def help_page(request: Request, db: Db, config: Config, who: CurrentWho) -> Response:
     """Call the staff; whether they have been called."""
     with db.read() as tx:
         station = flow.station_of(tx, who)
         call = None if station is None else _open_call(tx, station)
         at = None if who.participant is None else flow.progress(tx, who.participant)
-    return render(request, "participant/help.html", station=station, call=call, at=at)
+    zone = ZoneInfo(config.zone)
+    return render(
+        request,
+        "participant/help.html",
+        station=station,
+        called_at=None if call is None else call.created_at.astimezone(zone),
+        at=at,
+    )
 
 
 @router.post("/help")

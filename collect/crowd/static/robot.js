@@ -123,7 +123,7 @@ function showAlarm(state) {
   if (level === 0) return;
   const side = alarm.dataset[state.warning.arm ?? ""];
   const text = alarm.dataset[level === 2 ? "stop" : "near"];
-  const said = side ? `${text} (${side})` : text;
+  const said = side ? `${text} · ${side}` : text;
   const line = alarm.querySelector("[data-alarm-text]");
   if (line.textContent !== said) line.textContent = said;
 }
