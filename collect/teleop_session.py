@@ -86,7 +86,7 @@ class TeleopSession:
         self.leases: dict[str, Lease] = {}
         self.sent = 0
         self._said = ""
-        self._halted = False
+        self._halted = self._limp = False
         self._engaged_s = self._told_s = 0.0
 
     def _robot(self, name: str) -> Any:
@@ -175,7 +175,7 @@ class TeleopSession:
         for group in self.leases:
             self._ask("arm", {"group": group})
         self._at_rest()
-        self._halted = False
+        self._halted = self._limp = False
         self.device.engage(self.held(), time.monotonic_ns())
 
     def held(self) -> Array:
@@ -206,13 +206,19 @@ class TeleopSession:
     def step(self) -> bool:
         """Pass on the operator's newest motion; True when there was one. Never blocks.
 
-        While the device waits for the operator it is engaged anew, where the robots then stand. A
-        robot that is not armed ends the following until ``reengage``, whoever arms it again.
-        LeaseError when somebody took over.
+        While the device waits for the operator it is engaged anew, where the robots then stand; so
+        it is after a robot has lost its torque and got it back by itself (a reflex), for whoever
+        holds the switch would go on into what was hit. A robot that is not armed ends the following
+        until ``reengage``, whoever arms it again. LeaseError when somebody took over.
         """
         reading = self.device.read()
         self._halted = self._halted or not self._armed()
-        if self._halted or reading is None:
+        limp = not self._halted and not self._torque()
+        if self._limp and not limp and not self._halted:
+            self.device.engage(self.held(), time.monotonic_ns())
+            reading = None
+        self._limp = limp
+        if self._halted or limp or reading is None:
             if not self._halted:
                 self._wait_for_operator()
             self._renew()
@@ -232,6 +238,9 @@ class TeleopSession:
         except SharedMemoryError:  # being started again
             return False
         return all(tick["lifecycle"] == Lifecycle.ARMED for tick in ticks)
+
+    def _torque(self) -> bool:
+        return all(self.client.tick(name)["torque"].all() for name in self.followers)
 
     def _wait_for_operator(self) -> None:
         """Engage the device where the robots are now, and say what it waits for."""

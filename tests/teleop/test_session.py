@@ -207,6 +207,27 @@ def test_twists_a_stop_and_taking_hold_again(station, script, tmp_path):
         assert teleop.end() == 0
 
 
+def test_after_a_reflex_the_hand_must_take_hold_again(station, script, tmp_path):
+    with Teleop(file_of(station, tmp_path, twists={}), "--device", "twists") as teleop:
+        teleop.waits("the script must hold the switch")
+        script.stick = Stick(DOWN, held=True)
+        lowered(station, 0.03)
+        station.virtual.fault("reflex", name="cartesian_reflex")
+        until(lambda: "cartesian_reflex" in str(station.tick()["notice"]), "the reflex")
+        until(lambda: bool(station.tick()["torque"].all()), "the recovery")
+        stood = height(station)
+        teleop.waits("let go, then the script must hold", teleop.said.rfind("following"))
+        steady(station)
+        assert station.lifecycle() is Lifecycle.ARMED
+        assert abs(height(station) - stood) < 0.01, "the switch was held all the while"
+        script.stick = Stick(UP)
+        time.sleep(0.2)
+        script.stick = Stick(DOWN, held=True)
+        lowered(station, 0.02)
+        script.stick = Stick()
+        assert teleop.end() == 0
+
+
 def test_a_person_takes_over_from_a_policy_by_gamepad(station, tmp_path):
     node = Node(tmp_path / "event5")
     node.plug()
