@@ -32,9 +32,11 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "retention": ("collect.crowd.retention_command", "forget what is due by the settings"),
     "station": ("collect.crowd.agent_command", "run the agent beside a robot, for the public"),
     "pair": ("collect.crowd.pair", "a one-time code that pairs a station's agent or a kiosk"),
+    "demo": ("collect.crowd.demo", "the site with a virtual robot, to try it all"),
 }
 
 EPILOG = """examples:
+  robot-stack crowd demo --fill                  all of it, with a virtual robot, to try
   robot-stack crowd init --development           settings and key file, for this computer only
   robot-stack crowd staff add ada --role admin   the first of the staff
   robot-stack crowd serve                        run it
