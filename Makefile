@@ -16,7 +16,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: help install system-check demo test test-fast test-all check format bench \
-    conformance-franka clean
+    conformance-franka screenshots clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,10 @@ bench: system-check $(STAMP) ## every benchmark, one after the other
 
 conformance-franka: system-check $(STAMP) ## Franka's client libraries against the virtual arm
 	$(BIN)/robot-stack bench franka_conformance
+
+screenshots: LIBRARIES := gl browser
+screenshots: system-check $(STAMP) ## every page of the public site at phone, tablet and desktop size
+	$(BIN)/python scripts/screenshots.py
 
 clean: ## remove what can be made again (episodes stay)
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

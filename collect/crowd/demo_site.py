@@ -36,7 +36,7 @@ from collect.crowd.tables import utc_now
 from collect.crowd.tour import Page, Tour, make_tour
 from robot_stack.errors import ConfigError
 
-__all__ = ["DemoSite", "Empty", "empty_pages", "make_site", "serving", "toured"]
+__all__ = ["ADMIN", "DemoSite", "Empty", "empty_pages", "make_site", "serving", "toured"]
 
 ADMIN = "admin"
 START_S = 60.0
@@ -143,7 +143,9 @@ def empty_pages(url: str, tour: Tour) -> list[Empty]:
         with httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT_S) as client:
             for page in tour.pages:
                 client.cookies.clear()
-                answer = client.get(page.path, cookies=tour.cookies[page.role])
+                for name, value in tour.cookies[page.role].items():
+                    client.cookies.set(name, value)
+                answer = client.get(page.path)
                 if why := _wrong(page, language, answer):
                     found.append(Empty(page, language, why))
     return found

@@ -317,7 +317,7 @@ class _Filler:
                 now=ends + dt.timedelta(seconds=9.0),
             )
         shared = self.files[planned.scene, planned.success]
-        file = episode_path(self.station, play)
+        file = episode_path(STATION, play.id)
         os.link(shared.path, self.config.episodes / file)
         plays.result(
             self.tx,
