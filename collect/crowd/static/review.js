@@ -508,7 +508,7 @@ class Plot {
       }
     }
     ink.fillStyle = this.canvas ? getComputedStyle(this.canvas).color : fill;
-    ink.fillText(this.canvas.dataset[top ? "segments" : "flags"], 4, top + STRIP / 2, NAMES - 12);
+    ink.fillText(this.canvas.dataset[top ? "laneSegments" : "laneFlags"], 4, top + STRIP / 2, NAMES - 12);
   }
 
   cursor(row) {
