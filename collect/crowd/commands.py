@@ -27,6 +27,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "staff": ("collect.crowd.staff_command", "add, list and disable staff; new passwords"),
     "task": ("collect.crowd.task_command", "tasks of the site, from files, with clips"),
     "consent": ("collect.crowd.consent_command", "the text that participants agree to"),
+    "report": ("collect.crowd.report_command", "what the incentive arms have brought about"),
     "arms": ("collect.crowd.arms_command", "the incentive experiment's arms and their shares"),
     "export": ("collect.crowd.export_command", "consented recordings with labels, for others"),
     "retention": ("collect.crowd.retention_command", "forget what is due by the settings"),
