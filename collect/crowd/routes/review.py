@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Form, Path, Request
 from sqlalchemy import func, select
@@ -34,11 +34,10 @@ __all__ = ["may_look", "router"]
 
 MAX_SEGMENT_TEXT = 32_000
 MAKING_S = 2  # how soon to ask again for a video that is being made
-STILL_LOOKS = ("synced",)
 
 
 @contextlib.asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     site: Site = app.state.site
 
     def wanted(play_id: str) -> bool:
@@ -49,8 +48,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     maker = VideoMaker(site.config.media, site.config.review.video_queue, wanted)
     with contextlib.ExitStack() as stack:
         stack.enter_context(maker.running())
+        app.state.videos = maker
         try:
-            yield {"videos": maker}
+            yield
         finally:
             await asyncio.to_thread(stack.close)
 
@@ -89,7 +89,7 @@ def take_next(request: Request, site: CurrentSite, staff: CurrentReviewer) -> Re
     if play is None:
         return RedirectResponse("/staff/review", status_code=303)
     path = episode_file(site.config, play)
-    maker: VideoMaker = request.state.videos
+    maker: VideoMaker = request.app.state.videos
     if path is not None:
         with contextlib.suppress(QueueFullError):  # the page asks again
             maker.ask(play.id, path)
@@ -221,7 +221,7 @@ def _ask(request: Request, site: Site, play: Play) -> video.State:
     path = episode_file(site.config, play)
     if path is None:
         return "failed"
-    maker: VideoMaker = request.state.videos
+    maker: VideoMaker = request.app.state.videos
     try:
         return maker.ask(play.id, path)
     except QueueFullError as error:
