@@ -28,7 +28,7 @@ from robot_stack.errors import ConfigError, RobotStackError
 __all__ = ["Heart", "SiteError", "SiteLink", "Sync", "pair"]
 
 TIMEOUT_S = 5.0
-UPLOAD_TIMEOUT_S = 60.0
+PATIENT_S = 60.0  # for files, and for what can't be asked twice
 BEAT_S = 0.5
 AWAY_S = 2.0  # between heartbeats to a site that doesn't answer
 SHORTEST_S, LONGEST_S = 1.0, 60.0
@@ -67,17 +67,17 @@ class SiteLink:
         if parts.scheme == "https":
             self._tls = ssl.create_default_context(cafile=None if ca is None else str(ca))
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, body: dict[str, Any], timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """Tell something; the site's answer. SiteError."""
         data = json.dumps(body, allow_nan=False).encode()
         headers = {"content-type": "application/json", "content-length": str(len(data))}
-        return self._ask("POST", path, data, headers, TIMEOUT_S)
+        return self._ask("POST", path, data, headers, timeout_s)
 
     def put(self, path: str, file: Path, sha256: str) -> dict[str, Any]:
         """Send a file; the site's answer. SiteError."""
         headers = {"content-length": str(file.stat().st_size), "x-sha256": sha256}
         with file.open("rb") as data:
-            return self._ask("PUT", path, data, headers, UPLOAD_TIMEOUT_S)
+            return self._ask("PUT", path, data, headers, PATIENT_S)
 
     def _ask(
         self, method: str, path: str, body: Any, headers: dict[str, str], timeout_s: float
@@ -116,7 +116,7 @@ class SiteLink:
 
 def pair(link: SiteLink, code: str) -> Pairing:
     """Redeem a code that staff made; SiteError when it is not good."""
-    told = link.post("/api/station/pair", {"code": code})
+    told = link.post("/api/station/pair", {"code": code}, PATIENT_S)  # a code is good once
     return Pairing(link.site, str(told["station"]), str(told["token"]))
 
 
@@ -168,7 +168,7 @@ class Heart(_Worker):
             answer = Answer.model_validate(told)
         except SiteError as error:
             self.trouble = str(error)
-            return error.retry_s or AWAY_S
+            return AWAY_S
         except ValueError as error:
             self.trouble = f"the site says what this agent does not understand: {error}"[:300]
             return AWAY_S

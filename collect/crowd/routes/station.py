@@ -41,6 +41,8 @@ from collect.crowd.tables import Play, Station, utc_now
 __all__ = ["router"]
 
 SWEEP_S = 2.0
+LATE = 3  # turns that a suspended machine, or one without time for us, has missed
+PROMPT_S = 1.0
 PAIR_RULE = "10 per 10 minutes"
 PlayPath = Annotated[
     str,
@@ -204,25 +206,29 @@ async def _sweep(database: Database) -> None:
     A station is not lost because the site or its database was away: its silence counts from when
     there was somebody to listen.
     """
-    listening = utc_now()
-    looked = time.monotonic()
+    before = listening = utc_now()
     while True:
         await asyncio.sleep(SWEEP_S)
+        prompt = False
         try:
-            await run_in_threadpool(_sweep_once, database, listening)
-        except DatabaseBusyError:
-            listening = utc_now()
+            if utc_now() - before < dt.timedelta(seconds=LATE * SWEEP_S):
+                prompt = await run_in_threadpool(_sweep_once, database, listening)
+        except DatabaseBusyError as error:
+            log.warning("sweep", error=error)
         except SQLAlchemyError as error:
             log.error("sweep", error=error)
-        if time.monotonic() - looked > 3 * SWEEP_S:  # a suspended machine, or one without time
-            listening = utc_now()
-        looked = time.monotonic()
+        before = utc_now()
+        if not prompt:
+            listening = before
 
 
-def _sweep_once(database: Database, listening: dt.datetime) -> None:
-    now = utc_now()
-    with database.read() as tx:
-        if not stations.due(tx, now, listening):
-            return
-    with database.begin() as tx:
-        stations.sweep(tx, now, listening)
+def _sweep_once(database: Database, listening: dt.datetime) -> bool:
+    """False when heartbeats, too, had to wait for the database; then nothing is ended."""
+    asked = time.monotonic()
+    with database.begin() as tx:  # as a heartbeat does: a look alone would not meet a lock
+        if time.monotonic() - asked > PROMPT_S:
+            return False
+        now = utc_now()
+        if stations.due(tx, now, listening):
+            stations.sweep(tx, now, listening)
+    return True

@@ -1,0 +1,208 @@
+"""The agent obeys two words, keeps what it has, and tells nobody its token."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from collect.crowd.agent import OrderRefusedError, checked_order
+from collect.crowd.agent_link import SiteLink
+from collect.crowd.outbox import Entry, Outbox, Pairing
+from collect.crowd.tables import new_id
+from robot_stack.cli import main
+from robot_stack.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+STATION = str(ROOT / "configs" / "aloha_virtual.yaml")
+PLAY = "4cf06e5f-7eba-45d0-ac24-9dc48d0c2c15"
+START: dict[str, Any] = {
+    "do": "start",
+    "play": PLAY,
+    "kind": "task",
+    "fence": 7,
+    "task": "cube",
+    "instruction": "Put the cube into the bowl",
+    "seconds": 120,
+    "contributor": "0f" * 16,
+    "consent": "1",
+    "scopes": ["record", "research"],
+}
+
+
+def test_start_and_stop_are_obeyed() -> None:
+    assert checked_order(START, 7).seconds == 120
+    assert checked_order({"do": "stop", "play": PLAY}, 7).do == "stop"
+    assert checked_order({"do": "stop", "play": PLAY}, 10**6).do == "stop", "also of another turn"
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {**START, "do": "move"},
+        {**START, "do": "home"},
+        {**START, "target": [0.0] * 14},
+        {**START, "joints": {"waist": 1.0}},
+        {**START, "command": "robot-stack reset"},
+        {"do": "stop", "play": PLAY, "velocity": 1.0},
+        {**START, "play": "../../etc/passwd"},
+        {**START, "seconds": 10**6},
+        {**START, "seconds": None},
+        {**START, "kind": "replay"},
+        {**START, "fence": None},
+        {**START, "fence": 6},
+        {**START, "scopes": []},
+        {**START, "scopes": ["research"]},
+        {**START, "consent": None},
+        {**START, "contributor": None},
+        {"do": "arm"},
+        {},
+    ],
+)
+def test_the_web_can_request_and_never_command_motion(order: dict[str, Any]) -> None:
+    with pytest.raises(OrderRefusedError):
+        checked_order(order, 7)
+
+
+def test_the_site_has_no_way_to_the_robot() -> None:
+    """Nothing that the site's processes load can talk to a control server or a device."""
+    code = (
+        "import sys, collect.crowd.app as app; app._routers();"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('hardware', 'server', 'zmq')"
+        " or m in ('robot_stack.client', 'collect.teleop', 'collect.crowd.agent')];"
+        "sys.exit(repr(bad) if bad else 0)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr
+
+
+# -- the outbox ------------------------------------------------------------------------------------
+
+
+def ended(play: str, at: float, file: str | None = None) -> Entry:
+    return Entry(play, "ended", START, ended_at=at, result={"rows": 1}, file=file)
+
+
+def test_the_outbox_outlives_its_process(tmp_path: Path) -> None:
+    one, two, three = new_id(), new_id(), new_id()
+    outbox = Outbox(tmp_path / "o")
+    assert outbox.fence == 0
+    outbox.put(Entry(one, "begun", START))
+    outbox.put(ended(two, 20.0))
+    outbox.put(ended(three, 10.0, "episode_0.hdf5"))
+    (outbox.episodes / "episode_0.hdf5").write_bytes(b"x")
+    again = Outbox(tmp_path / "o")
+    assert [entry.play for entry in again.entries("begun")] == [one]
+    assert [entry.play for entry in again.entries("ended")] == [three, two]
+    assert again.fence == 7, "an order of an earlier turn stays refused"
+    again.done(again.entries("ended")[0])
+    assert not (outbox.episodes / "episode_0.hdf5").exists()
+    later = Outbox(tmp_path / "o")
+    known = later.get(three)
+    assert known is None, "done a lifetime ago"
+    recent = ended(three, time.time())
+    later.put(recent)
+    later.done(recent)
+    known = Outbox(tmp_path / "o").get(three)
+    assert known is not None and known.state == "done", "a play is never begun twice"
+
+
+def test_a_write_that_was_cut_off_leaves_what_was(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    play = new_id()
+    outbox.put(Entry(play, "begun", START))
+    (tmp_path / "plays" / f"{play}.new").write_text('{"play": "')
+    known = Outbox(tmp_path).get(play)
+    assert known is not None and known.state == "begun"
+
+
+def test_how_long_ago_is_a_difference(tmp_path: Path) -> None:
+    assert ended("p", time.time() - 60).ago_s == pytest.approx(60, abs=5)
+    assert ended("p", time.time() + 1e6).ago_s == 0.0, "a clock that was set back"
+
+
+def test_an_outbox_has_one_agent(tmp_path: Path) -> None:
+    first, second = Outbox(tmp_path), Outbox(tmp_path)
+    with first.owned(), pytest.raises(ConfigError, match="another agent"), second.owned():
+        raise AssertionError
+    with second.owned():
+        assert second.pairing() is None
+
+
+def test_the_token_is_for_its_owner_only(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "o")
+    assert outbox.pairing() is None
+    old = os.umask(0)
+    try:
+        outbox.pair(Pairing("https://crowd.test", "cafe", "secret"))
+    finally:
+        os.umask(old)
+    path = tmp_path / "o" / "site.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert outbox.pairing() == Pairing("https://crowd.test", "cafe", "secret")
+    assert "secret" not in repr(outbox.pairing())
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        outbox.pairing()
+
+
+# -- the site's address ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "site",
+    ["http://robots.example.org", "ftp://localhost", "robots.example.org", "https://a/b", ""],
+)
+def test_the_token_goes_over_https_only(site: str) -> None:
+    with pytest.raises(ConfigError):
+        SiteLink(site)
+
+
+@pytest.mark.parametrize("site", ["https://robots.example.org", "http://127.0.0.1:8430"])
+def test_sites_that_are_good(site: str) -> None:
+    assert SiteLink(site + "/").site == site
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "not paired yet"),
+        (["--pair", "AAAA-AAAA"], "--pair needs --site"),
+        (["--site", "http://127.0.0.1:9", "--pair", "AAAA-AAAA"], "does not answer"),
+    ],
+)
+def test_the_command_says_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+) -> None:
+    command = ["crowd", "station", STATION, "--outbox", str(tmp_path), "--json", *options]
+    assert main(command) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_an_outbox_with_episodes_is_not_given_to_another_site(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.pair(Pairing("https://one.test", "cafe", "t"))
+    command = ["crowd", "station", STATION, "--outbox", str(tmp_path)]
+    assert main([*command, "--site", "https://two.test"]) == 1
+    assert "is paired with https://one.test" in capsys.readouterr().err
+    outbox.put(ended(new_id(), 1.0))
+    assert main([*command, "--site", "https://two.test", "--pair", "AAAA-AAAA"]) == 1
+    assert "has episodes for https://one.test" in capsys.readouterr().err
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["crowd", "station", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for taught in ("--pair", "only ask to begin and to end", "outbox", "examples:"):
+        assert taught in text
