@@ -138,3 +138,25 @@ def test_the_command_sets_and_ends(config_file, capsys):
     code, said = command("--set", "social=zero")
     assert code != 0
     assert "ARM=WEIGHT" in said.err
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_pages_show_and_log_by_arm(database, browser, make_participant):
+    """Whose arm is about something else is led away, from a page and from taking a reward."""
+    for arm, own in (("social", "/board"), ("material", "/rewards"), ("intrinsic", None)):
+        browser.sign_in(participant=make_participant(arm=arm))
+        for page in ("/board", "/rewards"):
+            for _ in range(2):
+                answer = browser.get(page)
+                shown = (answer.status_code, answer.headers.get("location"))
+                assert shown == ((200, None) if page == own else (303, "/me")), (arm, page)
+        if own != "/rewards":
+            form = {"item": "candy", "key": "0" * 36}
+            assert browser.post("/rewards/take", data=form).headers["location"] == "/me"
+    assert [(row.arm, row.page) for row in exposures(database)] == [
+        ("social", "board"),
+        ("material", "rewards"),
+    ]
+    browser.sign_in(participant=make_participant())
+    assert browser.get("/board").status_code == browser.get("/rewards").status_code == 200
+    assert len(exposures(database)) == 2

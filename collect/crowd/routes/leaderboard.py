@@ -17,10 +17,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from collect.crowd import scoring, standings
+from collect.crowd import experiment, scoring, standings
 from collect.crowd.boards import PERIODS, SCOPES, Place, open_board
 from collect.crowd.database import DatabaseBusyError
 from collect.crowd.deps import CurrentParticipant, Db, MaybeParticipant
@@ -69,7 +69,10 @@ def first_board(request: Request, db: Db, me: MaybeParticipant, period: Period =
 def board_page(
     request: Request, db: Db, me: MaybeParticipant, scope: str, period: Period = "all"
 ) -> Response:
-    """One board: its first fifty, and where the reader stands."""
+    """One board: its first fifty, and where the reader stands. Not for arms that see no board."""
+    if not experiment.shows(me, "board"):
+        return RedirectResponse("/me", status_code=303)
+    experiment.log_exposure(db, me, "board")
     language = choose_language(request, me)
     with db.read() as tx:
         try:

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Query, Request
 from sqlalchemy import select
 from starlette.responses import RedirectResponse, Response
 
-from collect.crowd import rewards, scoring
+from collect.crowd import experiment, rewards, scoring
 from collect.crowd.deps import CurrentOperator, CurrentParticipant, Db
 from collect.crowd.rewards import MAX_PIECES, RewardError
 from collect.crowd.tables import AuditEntry, RewardEntry, RewardItem, new_id
@@ -33,7 +33,10 @@ def rewards_page(
     took: Annotated[str, Query(max_length=48)] = "",
     refused: Annotated[str, Query(max_length=8)] = "",
 ) -> Response:
-    """What there is, and what of it the reader may take."""
+    """What there is, and what of it the reader may take. Not for arms that see no rewards."""
+    if not experiment.shows(me, "rewards"):
+        return RedirectResponse("/me", status_code=303)
+    experiment.log_exposure(db, me, "rewards")
     with db.read() as tx:
         offers = rewards.offers(tx, me.id)
         return render(
@@ -51,6 +54,8 @@ def rewards_page(
 @router.post("/rewards/take")
 def take(db: Db, me: CurrentParticipant, item: Slug, key: Key) -> Response:
     """Take one piece. The same form sent twice takes one."""
+    if not experiment.shows(me, "rewards"):
+        return RedirectResponse("/me", status_code=303)
     try:
         with db.begin() as tx:
             rewards.hand(tx, item_id=item, participant_id=me.id, key=key)
