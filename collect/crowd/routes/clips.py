@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from collect.crowd.deps import Config, Db
+from collect.crowd.ranges import FileRange
 from collect.crowd.tables import Clip
 from collect.crowd.tasks import captions_file, shown_clip, video_type
 
@@ -17,32 +19,33 @@ __all__ = ["router"]
 router = APIRouter()
 
 ClipId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
-# Asked again each time: a clip that was withdrawn is gone at once.
-HEADERS = {"cache-control": "no-cache"}
 
 
 @router.get("/clips/{clip_id}")
-def clip_video(db: Db, config: Config, clip_id: ClipId) -> Response:
-    """The video (MP4 or WebM; one Range at a time)."""
+def clip_video(request: Request, db: Db, config: Config, clip_id: ClipId) -> Response:
+    """The video (MP4 or WebM). Browsers ask again each time: one that was withdrawn is gone."""
     clip = _shown(db, clip_id)
-    path = config.media / clip.file
-    if not path.is_file():
-        raise HTTPException(404, "there is no such clip")
-    return FileResponse(path, media_type=video_type(clip), headers=HEADERS)
+    return _file(request, config.media / clip.file, video_type(clip))
 
 
 @router.get("/clips/{clip_id}/{language}.vtt")
 def clip_captions(
+    request: Request,
     db: Db,
     config: Config,
     clip_id: ClipId,
     language: Annotated[str, Path(pattern=r"^[a-z]{2,3}$")],
 ) -> Response:
     """Captions in one language (WebVTT)."""
-    path = captions_file(config.media, _shown(db, clip_id), language)
-    if not path.is_file():
-        raise HTTPException(404, "there are no captions in this language")
-    return FileResponse(path, media_type="text/vtt", headers=HEADERS)
+    clip = _shown(db, clip_id)
+    return _file(request, captions_file(config.media, clip, language), "text/vtt; charset=utf-8")
+
+
+def _file(request: Request, path: pathlib.Path, media_type: str) -> Response:
+    try:
+        return FileRange(request, path, media_type)
+    except FileNotFoundError as error:
+        raise HTTPException(404, "there is no such clip") from error
 
 
 def _shown(db: Db, clip_id: str) -> Clip:
