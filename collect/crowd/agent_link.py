@@ -191,26 +191,30 @@ class Sync(_Worker):
         self._station = station
         self._shared = shared
         self._pause_s = SHORTEST_S
-        self._again: dict[str, float] = {}  # of plays that the site refused: when to try
+        self._refused: dict[str, tuple[float, str]] = {}  # by play: when to try again, and why
 
     def _work(self) -> float:
         now = time.monotonic()
+        refused: str | None = None
         for entry in self._outbox.entries("ended"):
             if self._end.is_set():
                 return 0.0
-            if self._again.get(entry.play, 0.0) > now:
-                continue
-            try:
-                self._tell(entry)
-            except SiteError as error:
-                self.trouble = f"play {entry.play}: {error}"
-                if 400 <= error.status < 500 and error.status not in (401, 429):
-                    self._again[entry.play] = now + REFUSED_S
-                    continue  # it is this play: others go on
-                self._pause_s = min(LONGEST_S, 2 * self._pause_s)
-                return error.retry_s or self._pause_s * random.uniform(0.7, 1.3)
-            self.trouble = None
-            self._pause_s = SHORTEST_S
+            again_s, why = self._refused.get(entry.play, (0.0, None))
+            if again_s <= now:
+                try:
+                    self._tell(entry)
+                    why = None
+                except SiteError as error:
+                    why = f"play {entry.play}: {error}"
+                    if not 400 <= error.status < 500 or error.status in (401, 429):
+                        self.trouble = why
+                        self._pause_s = min(LONGEST_S, 2 * self._pause_s)
+                        return error.retry_s or self._pause_s * random.uniform(0.7, 1.3)
+                    # It is this play that the site does not take: others go on.
+                    self._refused[entry.play] = (now + REFUSED_S, why)
+                self._pause_s = SHORTEST_S
+            refused = refused or why
+        self.trouble = refused
         return LONGEST_S
 
     def _tell(self, entry: Entry) -> None:
