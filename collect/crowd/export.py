@@ -54,7 +54,7 @@ from collect.crowd.keys import SiteKey
 from collect.crowd.segments import Labels
 from collect.crowd.stations import CONTRIBUTOR
 from collect.crowd.tables import ConsentText, Play, Station
-from robot_stack.episode import Episode
+from collect.crowd.untrusted import open_untrusted
 from robot_stack.errors import ConfigError
 
 __all__ = ["Summary", "export", "survey"]
@@ -214,7 +214,7 @@ def _one(
     episode = f"episodes/{identity.uuid}.hdf5"
     table = f"labels/{identity.uuid}.parquet"
     copied = copy_episode(source, part / episode, play.sha256, identity, advance)
-    with Episode.open(part / episode) as opened:
+    with open_untrusted(part / episode) as opened:
         times = opened.t_ns
     try:
         write_labels(part / table, labels, times.tolist())

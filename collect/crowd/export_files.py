@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from collect.crowd.segments import Labels
-from robot_stack.episode import Episode, EpisodeMetadata
+from collect.crowd.untrusted import open_untrusted
+from robot_stack.episode import EpisodeMetadata
 from robot_stack.episode.metadata import SLOT_BYTES, encode_slot
 from robot_stack.errors import EpisodeError
 
@@ -83,7 +84,7 @@ def copy_episode(
         _copy(source, target, wanted, advance)
         old = _rename(target, identity)
         _search(target, {*identity.secrets, *old})
-        with Episode.open(target) as episode:
+        with open_untrusted(target) as episode:
             if episode.file.attrs["uuid"] != identity.uuid:
                 raise LeftOutError("file_unreadable")
             metadata, rows = episode.metadata, len(episode)
@@ -146,7 +147,7 @@ def _copy(source: Path, target: Path, wanted: str, advance: Callable[[int], None
 def _rename(path: Path, identity: Identity) -> list[str]:
     """Write the metadata of this export into both slots, and the new uuid wherever the old is;
     the ids that the file had."""
-    with Episode.open(path) as episode:
+    with open_untrusted(path) as episode:
         old = episode.metadata
         dataset = episode.file["metadata"]
         offset = dataset.id.get_offset()

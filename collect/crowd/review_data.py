@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from collect.crowd.config import CrowdConfig
 from collect.crowd.flags import find_flags
 from collect.crowd.tables import Play
-from robot_stack.episode import Episode
-from robot_stack.errors import EpisodeError
+from collect.crowd.untrusted import open_untrusted
 
 __all__ = ["episode_file", "episode_view", "rows_of"]
 
 MOST_POINTS = 1200  # of one joint; a screen has not many more
-DAMAGED = (EpisodeError, OSError, KeyError, ValueError)  # as h5py says it of files cut short
 
 
 def episode_file(config: CrowdConfig, play: Play) -> Path | None:
@@ -33,11 +31,8 @@ def episode_file(config: CrowdConfig, play: Play) -> Path | None:
 
 def rows_of(path: Path) -> int:
     """How many rows an episode has; EpisodeError for a damaged file."""
-    try:
-        with Episode.open(path) as episode:
-            return len(episode)
-    except DAMAGED as error:
-        raise EpisodeError(f"{path.name} is damaged: {error}") from error
+    with open_untrusted(path) as episode:
+        return len(episode)
 
 
 def episode_view(path: Path, par_s: float | None) -> dict[str, Any]:
@@ -46,27 +41,24 @@ def episode_view(path: Path, par_s: float | None) -> dict[str, Any]:
     Every ``stride``-th value of a joint, scaled to 0..1 between its least and most in the episode
     (``lower``, ``upper``); null where it is unknown. EpisodeError for a damaged file.
     """
-    try:
-        with Episode.open(path) as episode:
-            rows = len(episode)
-            stride = max(1, math.ceil(rows / MOST_POINTS))
-            qpos = episode.qpos[::stride].astype(np.float64)
-            return {
-                "rows": rows,
-                "rate_hz": episode.schema.rate_hz,
-                "stride": stride,
-                "cameras": list(episode.cameras),
-                "joints": [
-                    _joint(name, qpos[:, index])
-                    for index, name in enumerate(episode.schema.joint_names)
-                ],
-                "flags": [
-                    {**asdict(flag), "value": round(flag.value, 2)}
-                    for flag in find_flags(episode, par_s)
-                ],
-            }
-    except DAMAGED as error:
-        raise EpisodeError(f"{path.name} is damaged: {error}") from error
+    with open_untrusted(path) as episode:
+        rows = len(episode)
+        stride = max(1, math.ceil(rows / MOST_POINTS))
+        qpos = episode.qpos[::stride].astype(np.float64)
+        return {
+            "rows": rows,
+            "rate_hz": episode.schema.rate_hz,
+            "stride": stride,
+            "cameras": list(episode.cameras),
+            "joints": [
+                _joint(name, qpos[:, index])
+                for index, name in enumerate(episode.schema.joint_names)
+            ],
+            "flags": [
+                {**asdict(flag), "value": round(flag.value, 2)}
+                for flag in find_flags(episode, par_s)
+            ],
+        }
 
 
 def _joint(name: str, values: NDArray[np.float64]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.crowd.untrusted import open_untrusted
 from collect.crowd.video import INDEX, Index
 from robot_stack.episode import Episode
 from robot_stack.errors import EpisodeError
@@ -96,7 +97,7 @@ def main(arguments: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     try:
-        with Episode.open(source) as episode:
+        with open_untrusted(Path(source)) as episode:
             make(episode, Path(folder))
     except (EpisodeError, ImportError, OSError, KeyError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)

@@ -167,7 +167,7 @@ def review_data(site: CurrentSite, staff: CurrentReviewer, play_id: Id) -> Respo
         raise HTTPException(404, "the episode's file is not there")
     try:
         return JSONResponse(episode_view(path, None if task is None else task.par_s))
-    except EpisodeError as error:
+    except (EpisodeError, ValueError) as error:  # or it has numbers that JSON has not
         raise HTTPException(404, "the episode's file is damaged") from error
 
 
