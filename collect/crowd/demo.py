@@ -61,6 +61,7 @@ CUBE = TaskFile(
         ),
     },
 )
+ARM_HZ = 100
 UP_S = 60.0
 POLL_S = 0.1
 
@@ -195,12 +196,16 @@ def _robot(site: DemoSite, url: str, say: Callable[[str], None]) -> Iterator[dic
 
 
 def _station(folder: Path) -> Station:
-    """The virtual station, whose own task is the site's."""
+    """The virtual station: its task is the site's, and its arms leave the browsers some room."""
     text = STATION.read_text()
-    mine = text.replace("\ntask: transfer_cube\n", f"\ntask: {CUBE.id}\n")
-    assert mine != text, f"{STATION} has another task"
+    for here, there in (
+        ("\ntask: transfer_cube\n", f"\ntask: {CUBE.id}\n"),
+        ("\n    rate_hz: 200", f"\n    rate_hz: {ARM_HZ}"),
+    ):
+        assert here in text, f"{STATION} has no {here!r}"
+        text = text.replace(here, there)
     path = folder / STATION.name
-    path.write_text(mine)
+    path.write_text(text)
     return load_station(path)
 
 
@@ -237,13 +242,13 @@ def _world_page(station: Station, logs: Path) -> Iterator[str]:
 
 
 def _await_agent(site: DemoSite, agent: subprocess.Popen[bytes], logs: Path) -> None:
-    """Until the site has heard of the station."""
+    """Until the site has heard that the station is ready."""
     deadline = time.monotonic() + UP_S
     with contextlib.closing(Database(site.config.database)) as database:
         while True:
             with database.read() as tx:
                 station = tx.scalar(query(tables.Station).where(tables.Station.name == NAME))
-            if station is not None and online(station) and station.state:
+            if station is not None and online(station) and station.state.get("phase") == "idle":
                 return
             if agent.poll() is not None or time.monotonic() > deadline:
                 raise ControlPlaneError(f"the agent is not up: {last_words(logs, 'agent')}")

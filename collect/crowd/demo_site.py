@@ -74,6 +74,10 @@ def make_site(
     say("making a site")
     file = folder / "crowd.yaml"
     config = write_site(file, origin=None, bind="127.0.0.1:0")
+    if not filled:  # one member of staff is all there is: nobody could look a second time
+        with file.open("a") as settings:
+            settings.write("review: {double_share: 0.0}\n")
+        config = load_config(file)
     key = load_key(config.key_file)
     password = secrets.token_urlsafe(15)
     with contextlib.closing(Database(config.database)) as database:
