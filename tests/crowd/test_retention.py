@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import time
 
 import pytest
 from sqlalchemy import select
+from starlette.testclient import TestClient
 
 from collect.crowd import retention
 from collect.crowd.config import RetentionConfig
+from collect.crowd.routes import account
 from collect.crowd.tables import (
     AuditEntry,
     PairingCode,
@@ -141,3 +144,17 @@ def test_the_command_says_first_and_does_then(config_file, database, make_partic
     assert command("--dry-run") == 1
     assert command() == 1
     assert command() == 0
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_the_site_does_it_by_itself(app, database, make_participant, monkeypatch):
+    monkeypatch.setattr(account, "FIRST_S", 0.0)
+    gone = make_participant(None, created_at=days(3000))
+    deadline = time.monotonic() + 30.0
+    with TestClient(app):
+        while time.monotonic() < deadline:
+            with database.read() as tx:
+                if tx.get_one(Participant, gone.id).erased_at is not None:
+                    return
+            time.sleep(0.02)
+    pytest.fail("nobody was forgotten within half a minute")
