@@ -15,9 +15,11 @@ import pkgutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
@@ -30,7 +32,7 @@ from collect.crowd.database import Database, DatabaseBusyError
 from collect.crowd.deps import SignInError, guard_writes
 from collect.crowd.keys import load_key
 from collect.crowd.log import configure, log, where
-from collect.crowd.security.guard import Guard
+from collect.crowd.security.guard import Guard, protect
 from collect.crowd.security.rate_limit import RateLimiter, TooManyError
 from collect.crowd.site import Site
 from collect.crowd.templating import render
@@ -40,6 +42,19 @@ __all__ = ["create_app", "from_environment"]
 STATIC = Path(__file__).parent / "static"
 BUSY_RETRY_S = 2
 PR_SET_PDEATHSIG = 1  # prctl(2)
+# What any route may answer besides its own; whatever else one answers, it declares.
+ANYWHERE: dict[int | str, dict[str, Any]] = {
+    303: {"description": "To another page: the next step, or the sign-in"},
+    400: {"description": "No request that can be read"},
+    401: {"description": "Nobody is signed in"},
+    403: {"description": "Not for this role, or from a page that is not ours"},
+    404: {"description": "Not there, or not yours"},
+    413: {"description": "Too much"},
+    421: {"description": "Not the name of this site"},
+    422: {"description": "Something in it is missing or wrong"},
+    429: {"description": "Too often; Retry-After says when again"},
+    503: {"description": "Busy, full, or the database is away; Retry-After says when again"},
+}
 
 
 def create_app(config: CrowdConfig) -> FastAPI:
@@ -58,6 +73,7 @@ def create_app(config: CrowdConfig) -> FastAPI:
         title="robot-stack crowd",
         lifespan=lifespan,
         dependencies=[Depends(guard_writes)],
+        responses=ANYWHERE,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -69,6 +85,7 @@ def create_app(config: CrowdConfig) -> FastAPI:
     app.mount("/static", _Static(directory=STATIC), name="static")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(DataError, _not_kept)
     app.add_exception_handler(DatabaseBusyError, _busy)
     app.add_exception_handler(TooManyError, _too_many)
     app.add_exception_handler(Exception, _unexpected)
@@ -145,6 +162,11 @@ def _invalid(request: Request, error: Exception) -> Response:
     return _error(request, 422, "; ".join(wrong)[:500])
 
 
+def _not_kept(request: Request, _: Exception) -> Response:
+    """PostgreSQL takes no NUL in a text and no number beyond its type's."""
+    return _error(request, 422, "there is something in this that can't be kept")
+
+
 def _busy(request: Request, _: Exception) -> Response:
     text = "the site is busy; try again in a moment"
     return _error(request, 503, text, BUSY_RETRY_S)
@@ -157,4 +179,7 @@ def _too_many(request: Request, error: Exception) -> Response:
 
 def _unexpected(request: Request, error: Exception) -> Response:
     log.error("unexpected", error=error, where=where(error.__traceback__))
-    return _error(request, 500, "the site has made a mistake; staff can see it in the log")
+    response = _error(request, 500, "the site has made a mistake; staff can see it in the log")
+    # Starlette answers mistakes outside of all middleware, so outside of `Guard`.
+    protect(response.headers, request.app.state.site.config)
+    return response

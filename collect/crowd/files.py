@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -96,11 +97,14 @@ def told(episodes: Path, relative: str, wanted: str, *, size: int | None, sha256
     if path.resolve() != episodes.resolve() / wanted:
         raise UploadError(400, "links don't count as episodes")
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        # Not waiting for who might open a pipe at its other end.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise UploadError(409, f"there is no file {wanted} here yet: {error.strerror}") from error
     digest = hashlib.sha256()
     with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise UploadError(400, f"{wanted} is no plain file")
         first = file.read(len(SIGNATURE))
         if first != SIGNATURE:
             raise UploadError(422, f"{wanted} is no HDF5 file")

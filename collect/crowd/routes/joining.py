@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from collect.crowd import consent, experiment, flow, names
 from collect.crowd.consent import ConsentError
-from collect.crowd.deps import Config, CurrentParticipant, Db
+from collect.crowd.deps import Config, CurrentParticipant, Db, Limiter
 from collect.crowd.i18n import choose_language
 from collect.crowd.names import NameRefusedError
 from collect.crowd.security.redirects import redirect
@@ -19,6 +19,9 @@ from collect.crowd.templating import render
 __all__ = ["router"]
 
 router = APIRouter()
+
+# Staff look at every name, and which ones are taken is not to be had by asking for all.
+NAMES = "20 per 10 minutes"
 
 
 @router.get("/age")
@@ -89,10 +92,12 @@ def nickname(
     db: Db,
     me: CurrentParticipant,
     config: Config,
+    limiter: Limiter,
     nickname: Annotated[str, Form(max_length=names.MAX_INPUT)] = "",
     then: Annotated[Literal["me", "on"], Form()] = "on",
 ) -> Response:
     """Bear this name: others see it once staff have looked at it."""
+    limiter.hit("nickname", NAMES, me.id)
     try:
         with db.begin() as tx:
             if where := flow.detour(tx, me, "/nickname"):

@@ -17,7 +17,7 @@ from collect.crowd.config import CrowdConfig, is_loopback
 from collect.crowd.security.csrf import SAFE_METHODS
 from collect.crowd.security.sessions import cookie_name
 
-__all__ = ["CONTENT_SECURITY_POLICY", "Guard"]
+__all__ = ["CONTENT_SECURITY_POLICY", "HEADERS", "Guard", "protect"]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -112,12 +112,7 @@ class Guard:
         async def wrapped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                if self._config.https:
-                    headers["strict-transport-security"] = HSTS
-                # Nobody finds the last visitor's pages with the back button.
-                headers.setdefault("cache-control", "no-store")
+                protect(headers, self._config)
                 if visit := state.get("new_visit"):
                     secure = "; Secure" if self._config.https else ""
                     name = cookie_name(self._config, "visit")
@@ -127,6 +122,16 @@ class Guard:
             await send(message)
 
         return wrapped
+
+
+def protect(headers: MutableHeaders, config: CrowdConfig) -> None:
+    """Put the security headers on an answer."""
+    for name, value in HEADERS.items():
+        headers[name] = value
+    if config.https:
+        headers["strict-transport-security"] = HSTS
+    # Nobody finds the last visitor's pages with the back button.
+    headers.setdefault("cache-control", "no-store")
 
 
 def _capped(receive: Receive, cap: int) -> Receive:

@@ -1,0 +1,311 @@
+"""What a stolen agent's token can do with files: crafted episodes, paths, sizes, and their reading.
+
+ASVS 5.0: 5.2.1 (size), 5.3.2 (paths), 5.4.1 (names). What the site keeps it also opens: for the
+review desk, for videos, for an export. A file that leads out of itself is not followed there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import httpx
+import numpy as np
+import pytest
+
+from collect.crowd import export_files, files, video_process
+from collect.crowd.export_files import Identity, LeftOutError
+from collect.crowd.tables import Play
+from collect.crowd.untrusted import MOST_BYTES, open_untrusted
+from robot_stack.errors import EpisodeError
+from tests.crowd import factories
+from tests.crowd.security.conftest import World
+
+DATABASES = ["sqlite"]
+SECRET = b"the site's key and nobody else's"
+
+
+@pytest.fixture
+def play(world: World) -> str:
+    """A play of the agent's station whose file is awaited."""
+    with world.database.begin() as tx:
+        return factories.make_play(tx, world.ada, world.here, world.task).id
+
+
+def _put(
+    world: World,
+    play: str,
+    content: bytes,
+    *,
+    sha256: str | None = None,
+    length: int | str | None = None,
+) -> httpx.Response:
+    headers = {"x-sha256": sha256 or hashlib.sha256(content).hexdigest()}
+    if length is not None:
+        headers["content-length"] = str(length)
+    return world.as_("agent").request(
+        "PUT", f"/api/station/play/{play}/file", csrf=None, content=content, headers=headers
+    )
+
+
+def _kept(world: World) -> set[str]:
+    root = world.config.episodes
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def test_what_is_no_whole_episode_is_not_kept(world: World, play: str) -> None:
+    before = _kept(world)
+    good = (world.config.episodes / str(world.ada_play.file)).read_bytes()
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(10 << 20))
+    refused = {
+        "another hash": _put(world, play, good, sha256="0" * 64),
+        "no hash": _put(world, play, good, sha256="x" * 64),
+        "a ZIP bomb": _put(world, play, bomb.getvalue()),
+        "a gzip bomb": _put(world, play, gzip.compress(bytes(10 << 20))),
+        "nothing": _put(world, play, b""),
+        "half a signature": _put(world, play, good[:4]),
+        "a page": _put(world, play, b"<script>alert(1)</script>"),
+        "less than it says": _put(world, play, good, length=len(good) + 1),
+        "more than it says": _put(world, play, good, length=100),
+        "more than is taken": _put(world, play, good, length=3 << 40),
+        "of no length": _put(world, play, good, length="-1"),
+    }
+    wrong = {name: a.status_code for name, a in refused.items() if not 400 <= a.status_code < 500}
+    assert not wrong
+    assert _kept(world) == before
+    with world.database.read() as tx:
+        assert tx.get_one(Play, play).file is None
+    assert _put(world, play, good).json() == {"file": "here"}
+
+
+def test_a_body_without_a_length_does_not_fill_the_disk(world: World, play: str) -> None:
+    def drip() -> object:
+        yield files.SIGNATURE
+        for _ in range(10):
+            yield bytes(1 << 20)
+
+    before = _kept(world)
+    answer = world.as_("agent").request(
+        "PUT",
+        f"/api/station/play/{play}/file",
+        csrf=None,
+        content=drip(),
+        headers={"x-sha256": "0" * 64},
+    )
+    assert answer.status_code in (411, 422)
+    assert _kept(world) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../crowd.key",
+        "/etc/passwd",
+        "there/{play}.hdf5",
+        "here/../there/{play}.hdf5",
+        "here/{play}.hdf5/../../../crowd.key",
+        "here/{play}.hdf5\x00.txt",
+        "HERE/{play}.hdf5",
+        "./here/{play}.hdf5",
+        "here//{play}.hdf5",
+        "here\\{play}.hdf5",
+        "%2e%2e/crowd.key",
+        "here/{other}.hdf5",
+        "\u202ehere/{play}.hdf5",
+    ],
+)
+def test_a_path_that_is_told_is_the_plays_own_or_none(name: str, world: World, play: str) -> None:
+    told = {
+        "ended_by": "button",
+        "rows": 10,
+        "sha256": hashlib.sha256(SECRET).hexdigest(),
+        "file": name.format(play=play, other=world.ada_play.id),
+    }
+    answer = world.as_("agent").post(f"/api/station/play/{play}/result", csrf=None, json=told)
+    assert answer.status_code in (400, 409, 422)
+    with world.database.read() as tx:
+        assert tx.get_one(Play, play).file is None
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "linked folder", "pipe"])
+def test_a_shared_directory_holds_plain_files_only(kind: str, world: World, play: str) -> None:
+    """Stations on the site's own computer write there themselves; a link leads elsewhere."""
+    secret = world.config.episodes.parent / "secret.hdf5"
+    secret.write_bytes(files.SIGNATURE + SECRET)
+    folder = world.config.episodes / "here"
+    if kind == "linked folder":
+        with world.database.begin() as tx:
+            station = factories.make_station(tx, world.key, "a third agent", name="third")
+            play = factories.make_play(tx, world.ada, station, world.task).id
+        target = secret.parent / "elsewhere"
+        target.mkdir()
+        (target / f"{play}.hdf5").write_bytes(secret.read_bytes())
+        (world.config.episodes / "third").symlink_to(target)
+        token, name = "a third agent", "third"
+    else:
+        token, name = "token of the agent", "here"
+        path = folder / f"{play}.hdf5"
+        if kind == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(secret)
+    agent = world.as_("agent")
+    agent.client.headers["authorization"] = f"Bearer {token}"
+    told = {
+        "ended_by": "button",
+        "rows": 10,
+        "sha256": hashlib.sha256(secret.read_bytes()).hexdigest(),
+        "file": f"{name}/{play}.hdf5",
+    }
+    answer = agent.post(f"/api/station/play/{play}/result", csrf=None, json=told)
+    assert answer.status_code in (400, 409, 422)
+
+
+# -- what is inside ------------------------------------------------------------------------------
+
+Craft = Callable[[h5py.File, Path], None]
+
+
+def _replace(file: h5py.File, name: str) -> h5py.Group:
+    parent, _, last = name.rpartition("/")
+    group = file[parent or "/"]
+    del group[last]
+    return group
+
+
+def _external_link(file: h5py.File, folder: Path) -> None:
+    _replace(file, "observations/qpos")
+    file["observations/qpos"] = h5py.ExternalLink(str(folder / "other.hdf5"), "/secret")
+
+
+def _soft_link(file: h5py.File, folder: Path) -> None:
+    _replace(file, "observations/qpos")
+    file["observations/qpos"] = h5py.SoftLink("/action")
+
+
+def _raw_data_elsewhere(file: h5py.File, folder: Path) -> None:
+    old = file["observations/images/cam_high"]
+    shape, attributes = old.shape, dict(old.attrs)
+    _replace(file, "observations/images/cam_high")
+    fresh = file.create_dataset(
+        "observations/images/cam_high",
+        shape,
+        "u1",
+        external=[(str(folder / "crowd.key"), 0, h5py.h5f.UNLIMITED)],
+    )
+    fresh.attrs.update(attributes)
+
+
+def _virtual(file: h5py.File, folder: Path) -> None:
+    layout = h5py.VirtualLayout((6, 2), "<f4")
+    layout[:] = h5py.VirtualSource(str(folder / "other.hdf5"), "secret", (6, 2))
+    _replace(file, "observations/qpos")
+    file.create_virtual_dataset("observations/qpos", layout)
+
+
+def _bomb(file: h5py.File, folder: Path) -> None:
+    _replace(file, "observations/qpos")
+    rows = MOST_BYTES // 8 * 500
+    file.create_dataset("observations/qpos", (rows, 2), "<f4", chunks=(64, 2), compression="gzip")
+
+
+def _wide_bomb(file: h5py.File, folder: Path) -> None:
+    attributes = dict(file["observations/images/cam_high"].attrs)
+    _replace(file, "observations/images/cam_high")
+    fresh = file.create_dataset(
+        "observations/images/cam_high", (6, 1 << 18, 1 << 18, 3), "u1", chunks=(1, 64, 64, 3)
+    )
+    fresh.attrs.update(attributes)
+
+
+def _cycle(file: h5py.File, folder: Path) -> None:
+    file["log/again"] = file["/"]
+
+
+def _strings(file: h5py.File, folder: Path) -> None:
+    _replace(file, "events")
+    file.create_dataset("events", (1,), h5py.string_dtype())
+
+
+def _dangling(file: h5py.File, folder: Path) -> None:
+    file["extra"] = h5py.ExternalLink("/proc/self/environ", "/")
+
+
+HOSTILE: list[Craft] = [
+    _external_link,
+    _soft_link,
+    _raw_data_elsewhere,
+    _virtual,
+    _bomb,
+    _wide_bomb,
+    _cycle,
+    _strings,
+    _dangling,
+]
+
+
+@pytest.mark.parametrize("craft", HOSTILE)
+def test_a_file_that_leads_out_of_itself_is_read_by_nobody(
+    craft: Craft, world: World, tmp_path: Path
+) -> None:
+    """Uploaded through the agent's PUT, as a stolen token would; then review, video, export."""
+    path = tmp_path / "crafted.hdf5"
+    path.write_bytes((world.config.episodes / str(world.ada_play.file)).read_bytes())
+    with h5py.File(tmp_path / "other.hdf5", "w") as other:
+        other["secret"] = np.full((6, 2), 0.4711, "<f4")
+    (tmp_path / "crowd.key").write_bytes(SECRET * 500)
+    with h5py.File(path, "r+") as file:
+        craft(file, tmp_path)
+    with world.database.begin() as tx:
+        row = factories.make_play(tx, world.ada, world.here, world.task, metrics={"seconds": 30.0})
+    assert _put(world, row.id, path.read_bytes()).status_code == 200
+    admin = world.as_("admin")
+    page = admin.get(f"/staff/review/{row.id}")
+    data = admin.get(f"/api/staff/review/{row.id}")
+    assert page.status_code == 200 and data.status_code == 404, data.text[:200]
+    assert "damaged" in data.json()["message"]
+    with world.database.read() as tx:
+        play = tx.get_one(Play, row.id)
+    stored = world.config.episodes / str(play.file)
+    out = tmp_path / "video"
+    out.mkdir()
+    with pytest.raises(EpisodeError), open_untrusted(stored) as episode:
+        video_process.make(episode, out)
+    assert not list(out.iterdir())
+    identity = Identity("0" * 36, b"salt", "somebody", "somewhere", "1", ("nothing secret",))
+    with pytest.raises(LeftOutError):
+        export_files.copy_episode(stored, tmp_path / "out.hdf5", str(play.sha256), identity)
+    assert not (tmp_path / "out.hdf5").exists()
+
+
+def test_truncated_and_scrambled_files_are_said_to_be_damaged(world: World, tmp_path: Path) -> None:
+    good = (world.config.episodes / str(world.ada_play.file)).read_bytes()
+    random = np.random.default_rng(1)
+    path = tmp_path / "scrambled.hdf5"
+    for number in range(60):
+        data = bytearray(good[: int(random.integers(100, len(good)))] if number % 2 else good)
+        for at in random.integers(8, min(len(data), 6000), 40):
+            data[at] = int(random.integers(256))
+        path.write_bytes(bytes(data))
+        try:
+            with open_untrusted(path) as episode:
+                _ = episode.qpos.sum(), episode.events, len(episode)
+        except EpisodeError:
+            pass
+
+
+def test_numbers_that_json_has_not_are_no_mistake_of_the_site(world: World) -> None:
+    path = world.config.episodes / str(world.ada_play.file)
+    for rate in (float("nan"), float("inf"), 0.0, -1.0):
+        with h5py.File(path, "r+") as file:
+            file.attrs["rate_hz"] = rate
+        answer = world.as_("admin").get(f"/api/staff/review/{world.ada_play.id}")
+        assert answer.status_code in (200, 404), (rate, answer.text)
