@@ -39,6 +39,7 @@ __all__ = ["OrderRefusedError", "StationAgent", "checked_order"]
 
 POLL_S = 0.01
 IDLE_S = 0.05
+UNABLE_S = 5.0
 FAULT_FOR_S = 10.0  # how long what went wrong is shown
 
 
@@ -99,6 +100,7 @@ class StationAgent:
         self._run: PlayRun | None = None
         self._ended: tuple[str, AgentEndedBy, float] | None = None
         self._fault: tuple[str, float] | None = None
+        self._unable: tuple[str, float] | None = None
         self._told_trouble: tuple[str | None, ...] = ()
         self._refused = ""
         self._client = StationClient(station.station)
@@ -175,16 +177,27 @@ class StationAgent:
             return
         if run is not None or self.outbox.get(order.play) is not None:
             return
-        if self._view.look().trouble is not None:
-            return
         assert order.fence is not None
         self._fence = max(self._fence, order.fence)
+        if (trouble := self._view.look().trouble) is not None:
+            self._wait_for_robot(order, trouble)
+            return
         self.outbox.put(Entry(order.play, "begun", order.model_dump()))
         self.say(f"play {order.play}: {order.kind}, the start ritual")
         log = self.outbox.directory / "teleop.log"
         self._run = PlayRun(
             order, self.station, self._client, self._session, self._view, log, self.say
         )
+
+    def _wait_for_robot(self, order: Order, trouble: str) -> None:
+        """An arm that is started again is back soon; if it isn't, the play is not to be had."""
+        play, since_s = self._unable or ("", 0.0)
+        now = time.monotonic()
+        if play != order.play:
+            self._unable = (order.play, now)
+        elif now - since_s > UNABLE_S:
+            self.say(f"play {order.play} can't begin: {trouble}")
+            self._tell(order, Outcome("lost", None, tutorial_done=False, checked=None), None)
 
     def _keep(self, run: PlayRun) -> None:
         """A play has ended: what came of it goes into the outbox, and from there to the site."""

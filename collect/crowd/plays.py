@@ -1,10 +1,11 @@
 """Plays: one at a time at a station, each ended once, reported once, synced once.
 
     start ──► running ── finish ──► finished ── result + file ──► synced
-                  └──── result without a row of recording ──► void
+                  └── ended before the robot began, or nothing was recorded ──► void
 
 Whoever is first says how a play ended; everything else that says so again, in any order and any
-number of times, changes nothing. A play that was lost with its station stays open for its file.
+number of times, changes nothing. A play that was lost with its station stays open for its file, and
+so does a void one that was not erased: if there is a recording after all, it counts.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ REPORT_WITHIN = dt.timedelta(minutes=30)  # nobody is asked about yesterday
 DEFAULT_CAPS = CapsConfig()
 DEFAULT_POINTS = PointsConfig()
 LIKERT = range(1, 6)
+ASKED = ("button", "staff", "time")  # how the site ends a play, and not the robot
+ANSWERED = dt.timedelta(seconds=1.5)  # what an agent says later than this it says of this play
 
 
 class PlayError(RobotStackError):
@@ -165,15 +168,17 @@ def limit_s(play: Play, task: Task | None) -> int:
 def finish(tx: Session, play: Play, *, by: EndedBy, now: dt.datetime | None = None) -> bool:
     """End a running play; False when it has ended already, however that was.
 
-    ``now``: when it ended, which is not before it began.
+    ``now``: when it ended, which is not before it began. A play that the robot had not begun by
+    then is void: there is nothing to be reported.
     """
     now = max(now or utc_now(), play.started_at)
     tx.flush()
+    state = "void" if by in ASKED and not _begun(tx, play, now) else "finished"
     ended = tx.execute(
         update(Play)
         .where(Play.id == play.id, Play.state == "running")
         .values(
-            state="finished",
+            state=state,
             ended_at=now,
             ended_by=by,
             seconds=(now - play.started_at).total_seconds(),
@@ -232,10 +237,12 @@ def result(
     now = now or utc_now()
     finish(tx, play, by=told.ended_by, now=min(now, ended_at or now))
     play = _row(tx, play)
-    if play.state == "void":
+    if erased(tx, play.id) or (play.state == "void" and told.rows == 0):
         return
     if told.sha256 is not None and play.sha256 not in (None, told.sha256):
         raise PlayError("file", f"play {play.id} has another file already")
+    if told.rows > 0 and play.state == "void":
+        play.state = "finished"
     if told.rows == 0 and play.file is None:
         play.state = "void"
         tx.flush()
@@ -260,6 +267,8 @@ def arrived(
 ) -> None:
     """The play's file is there; what the station measured may come before or after it."""
     play = _row(tx, play)
+    if play.state == "void":
+        play.state = "finished"
     play.file, play.sha256 = file, sha256
     _settle(tx, play, worth, now or utc_now())
 
@@ -301,6 +310,20 @@ def today(tx: Session, participant: Participant, now: dt.datetime | None = None)
 def erased(tx: Session, play_id: str) -> bool:
     """Whether a play was erased: what a station still has of it must go, too."""
     return tx.get(Tombstone, play_id) is not None
+
+
+def _begun(tx: Session, play: Play, now: dt.datetime) -> bool:
+    """Whether the robot may be at the play: yes, unless its agent has said meanwhile that it is
+    not."""
+    station = tx.get(Station, play.station_id)
+    assert station is not None
+    told = station.state
+    if "boot" not in told or station.seen_at is None or not online(station, now):
+        return True  # no agent has spoken lately
+    if station.seen_at < play.started_at + ANSWERED:
+        return True
+    ended = told.get("ended") or {}
+    return play.id in (told.get("play"), ended.get("play"))
 
 
 def _settle(tx: Session, play: Play, worth: PointsConfig, now: dt.datetime) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from collect.crowd import plays, queue
+from collect.crowd import badges, plays, queue
 from collect.crowd.keys import SiteKey
 from collect.crowd.leases import StationBusyError, current, holder, online, running
 from collect.crowd.tables import (
@@ -187,6 +187,7 @@ def passed(tx: Session, play: Play, done: bool, now: dt.datetime | None = None) 
         if participant is not None and participant.tutorial_at is None:
             participant.tutorial_at = now or utc_now()
             tx.flush()
+            badges.update(tx, participant.id, now)
 
 
 def due(tx: Session, now: dt.datetime, listening: dt.datetime | None = None) -> bool:

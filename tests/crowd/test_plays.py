@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -139,8 +140,9 @@ def test_what_was_not_recorded_is_void_and_its_points_go(scene: Scene) -> None:
         scene.result(play, rows=0, metrics={}, sha256=None, file=None)
     assert scene.row(play).state == "void"
     assert scene.points() == 0
-    scene.result(play)  # reordered: of a play that is void nothing is taken
-    assert scene.row(play).file is None
+    scene.result(play)  # reordered: there is a recording after all
+    scene.result(play, rows=0, metrics={}, sha256=None, file=None)
+    assert (scene.row(play).state, scene.points()) == ("synced", 12)
 
 
 def test_one_play_has_one_file(scene: Scene) -> None:
@@ -251,7 +253,38 @@ def test_answers_are_one_to_five(scene: Scene, likert: tuple[int, int, int]) -> 
         plays.report(tx, play, claimed=True, likert=likert)
 
 
-def test_an_erased_play_is_known_as_such(scene: Scene) -> None:
+def test_an_erased_play_is_left_alone(scene: Scene) -> None:
+    play = scene.start()
     with scene.database.begin() as tx:
-        tx.add(Tombstone(id="0" * 36, kind="play", reason="asked"))
-        assert plays.erased(tx, "0" * 36) and not plays.erased(tx, "1" * 36)
+        assert not plays.erased(tx, play.id)
+        tx.add(Tombstone(id=play.id, kind="play", reason="asked"))
+        tx.get_one(Play, play.id).state = "void"
+        assert plays.erased(tx, play.id)
+    scene.result(play)
+    assert (scene.row(play).state, scene.row(play).file) == ("void", None)
+
+
+@pytest.mark.parametrize(
+    ("told", "heard_s", "state"),
+    [
+        ({"boot": "b", "play": None}, 2.0, "void"),
+        ({"boot": "b", "play": "another"}, 2.0, "void"),
+        ({"boot": "b", "play": None}, 1.0, "finished"),  # it had not heard of it yet
+        ({"boot": "b", "play": None}, -1.0, "finished"),
+        ({}, 2.0, "finished"),  # no agent has ever spoken
+        ({"boot": "b", "play": "this"}, 2.0, "finished"),
+        ({"boot": "b", "play": None, "ended": {"play": "this", "by": "rest"}}, 2.0, "finished"),
+    ],
+)
+def test_what_ended_before_the_robot_began_is_void(
+    scene: Scene, told: dict[str, Any], heard_s: float, state: str
+) -> None:
+    play = scene.start()
+    text = json.dumps(told).replace("this", play.id)
+    heard = play.started_at + dt.timedelta(seconds=heard_s)
+    scene.change(Station, scene.station.id, state=json.loads(text), seen_at=heard)
+    with scene.database.begin() as tx:
+        assert plays.finish(tx, play, by="button", now=play.started_at + dt.timedelta(seconds=4))
+    assert scene.row(play).state == state
+    scene.result(play)  # and if it was recorded all the same, it counts
+    assert scene.row(play).state == "synced"

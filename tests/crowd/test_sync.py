@@ -284,7 +284,6 @@ def test_a_play_that_was_not_recorded_wants_no_file(
 ) -> None:
     nothing = {name: None for name in RESULT if name not in ("ended_by", "rows")}
     assert agent.result(play, rows=0, **nothing).json() == {"file": "none"}
-    assert agent.file(play).json() == {"file": "none"}
     assert now().state == "void"
 
 

@@ -141,8 +141,6 @@ def _known(db: Database, agent: Station, play_id: str, sha256: str) -> ResultAns
         play = _play(tx, agent, play_id)
     if play is None:
         return ResultAnswer(file="erased")
-    if play.state == "void":
-        return ResultAnswer(file="none")
     if play.sha256 not in (None, sha256):
         raise HTTPException(409, "another file was told of for this play")
     return None if play.file is None else ResultAnswer(file="here")
@@ -157,8 +155,6 @@ def _keep(
             return ResultAnswer(file="erased")
         if play.sha256 not in (None, sha256):
             raise HTTPException(409, "another file was told of for this play")
-        if play.state == "void":
-            return ResultAnswer(file="none")
         if play.file is None:
             where = files.episode_path(agent.name, play.id)
             files.keep(part, config.episodes, where)
