@@ -100,10 +100,12 @@ class RetentionConfig:
 @dataclass(frozen=True)
 class ReviewConfig:
     """The review desk. ``double_share`` of the plays is looked at by two reviewers, who don't see
-    each other's; ``video_queue`` plays at most wait for their video, a worker process."""
+    each other's; ``video_queue`` plays at most wait for their video, a worker process; videos of
+    the ``video_keep`` plays that were made last are kept, and others made again when asked for."""
 
     double_share: float = within(0.0, 1.0, default=0.2)
     video_queue: int = within(1, 1000, "plays", default=8)
+    video_keep: int = within(1, 100_000, "plays", default=300)
 
 
 @dataclass(frozen=True)

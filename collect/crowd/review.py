@@ -52,6 +52,7 @@ __all__ = [
     "set_gold",
     "settle",
     "subtasks_of",
+    "upcoming",
     "waiting",
 ]
 
@@ -117,6 +118,11 @@ def next_play(
     if play is not None:
         _assign(tx, play, staff, now)
     return play
+
+
+def upcoming(tx: Session, staff: Staff, play: Play, desk: ReviewConfig = DEFAULT) -> Play | None:
+    """What ``staff`` would most likely be given after ``play``; nothing is assigned."""
+    return _oldest(tx, staff, desk, utc_now(), besides=play.id)
 
 
 def assignment(tx: Session, play_id: str, staff: Staff) -> Review | None:
@@ -332,7 +338,9 @@ def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
     )
 
 
-def _oldest(tx: Session, staff: Staff, desk: ReviewConfig, now: dt.datetime) -> Play | None:
+def _oldest(
+    tx: Session, staff: Staff, desk: ReviewConfig, now: dt.datetime, besides: str = ""
+) -> Play | None:
     done, taken = _count_done(), _taken(now)
     said = (
         select(Review.id)
@@ -341,7 +349,7 @@ def _oldest(tx: Session, staff: Staff, desk: ReviewConfig, now: dt.datetime) -> 
     )
     query: Select[Play, int, int] = (
         select(Play, done, taken)
-        .where(_reviewable(), ~_settled(), ~said, done < MOST_REVIEWS)
+        .where(_reviewable(), ~_settled(), ~said, done < MOST_REVIEWS, Play.id != besides)
         .order_by(Play.started_at, Play.id)
     )
     start = 0

@@ -39,6 +39,13 @@ FAILED_S = 600.0  # then it may be tried again
 MOST_FAILURES = 256
 
 
+def _made_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # erased this moment
+        return 0
+
+
 class QueueFullError(RobotStackError):
     """Too many plays wait for their video; ``retry_s`` until there is room, about."""
 
@@ -82,10 +89,13 @@ def forget(media: Path, play_id: str) -> None:
 
 class VideoMaker:
     """A worker process' queue. ``wanted(play_id)`` says, after a video was made, whether the play
-    is still there; ``capacity`` plays at most wait."""
+    is still there; ``capacity`` plays at most wait, and ``keep`` plays' videos stay on the disk."""
 
-    def __init__(self, media: Path, capacity: int, wanted: Callable[[str], bool]) -> None:
+    def __init__(
+        self, media: Path, capacity: int, wanted: Callable[[str], bool], keep: int = 300
+    ) -> None:
         self._media = media
+        self._keep = keep
         self._wanted = wanted
         self._queue: queue.Queue[tuple[str, Path]] = queue.Queue(capacity)
         self._lock = threading.Lock()
@@ -152,12 +162,20 @@ class VideoMaker:
                 if not self._wanted(play_id) or not self._encode(play_id, episode, part):
                     return self._stopping.is_set()
                 part.rename(goal)
+                self._prune(goal.parent)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
             # Erased while it was made? Who erases from now on finds it.
             if not self._wanted(play_id):
                 forget(self._media, play_id)
         return True
+
+    def _prune(self, where: Path) -> None:
+        """Delete the oldest videos of too many."""
+        made = [path for path in where.iterdir() if PLAY_ID.fullmatch(path.name)]
+        made.sort(key=_made_at, reverse=True)
+        for path in made[self._keep :]:
+            forget(self._media, path.name)
 
     def _encode(self, play_id: str, episode: Path, part: Path) -> bool:
         command = [sys.executable, "-m", "collect.crowd.video_process", str(episode), str(part)]

@@ -84,13 +84,16 @@ def points(database, participant_id):
 
 
 def test_the_oldest_unreviewed_play_comes_first_and_nobody_gets_it_beside(
-    plays, take, say, make_staff
+    database, plays, take, say, make_staff
 ):
     first, second, third = plays(3)
     ada, bob, eve = (make_staff("reviewer") for _ in range(3))
     assert take(ada) == first.id
     assert take(ada) == first.id, "who has a play is given it again"
     assert take(bob) == second.id
+    with database.read() as tx:
+        assert review.upcoming(tx, ada, first, ONE).id == third.id
+        assert review.upcoming(tx, eve, third, ONE) is None
     assert say(ada, first.id, "confirm", 3).decision == "confirm"
     assert take(ada) == third.id
     assert take(eve) is None

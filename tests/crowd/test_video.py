@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import av
@@ -148,3 +149,17 @@ def test_forgetting_takes_all_of_one_play_and_nothing_else(tmp_path):
     for wrong in ("../crowd", "..", "", ids[1] + "/..", ids[1].upper()):
         with pytest.raises(ValueError):
             forget(tmp_path, wrong)
+
+
+def test_old_videos_make_room_for_new_ones(episode, tmp_path):
+    old = [new_id() for _ in range(3)]
+    for i, play_id in enumerate(old):
+        where = folder(tmp_path, play_id)
+        where.mkdir(parents=True)
+        os.utime(where, (1000 + i, 1000 + i))
+    maker = VideoMaker(tmp_path, 2, lambda _: True, keep=2)
+    play_id = new_id()
+    with maker.running():
+        assert settled(maker, play_id, episode) == "ready"
+        until(lambda: not folder(tmp_path, old[1]).exists(), "the end of the old ones")
+    assert {p.name for p in (tmp_path / "review").iterdir()} == {".lock", play_id, old[2]}

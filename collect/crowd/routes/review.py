@@ -45,7 +45,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             play = tx.get(Play, play_id)
         return play is not None and play.state == "synced"
 
-    maker = VideoMaker(site.config.media, site.config.review.video_queue, wanted)
+    settings = site.config.review
+    maker = VideoMaker(site.config.media, settings.video_queue, wanted, settings.video_keep)
     with contextlib.ExitStack() as stack:
         stack.enter_context(maker.running())
         app.state.videos = maker
@@ -76,9 +77,7 @@ def desk(request: Request, db: Db, staff: CurrentReviewer) -> Response:
             .select_from(Review)
             .where(Review.staff_id == staff.id, Review.done_at.is_not(None))
         )
-        return render(
-            request, "staff/desk.html", waiting=review.waiting(tx), done=done
-        )
+        return render(request, "staff/desk.html", waiting=review.waiting(tx), done=done)
 
 
 @router.post("/staff/review/next")
@@ -88,11 +87,12 @@ def take_next(request: Request, site: CurrentSite, staff: CurrentReviewer) -> Re
         play = review.next_play(tx, staff, site.config.review)
     if play is None:
         return RedirectResponse("/staff/review", status_code=303)
-    path = episode_file(site.config, play)
-    maker: VideoMaker = request.app.state.videos
-    if path is not None:
-        with contextlib.suppress(QueueFullError):  # the page asks again
-            maker.ask(play.id, path)
+    with site.database.read() as tx:
+        after = review.upcoming(tx, staff, play, site.config.review)
+    for one in (play, after):  # the next one's videos are there when this one is done
+        if one is not None:
+            with contextlib.suppress(HTTPException):  # the page asks again
+                _ask(request, site, one)
     return RedirectResponse(f"/staff/review/{play.id}", status_code=303)
 
 
