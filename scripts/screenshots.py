@@ -68,7 +68,11 @@ def _photograph(browser: Browser, url: str, tour: Tour, size: str, args: argpars
         tab.goto(url + page.path, wait_until="load")
         # A page's own scripts have a moment to draw what they were sent.
         tab.wait_for_timeout(150)
-        tab.screenshot(path=folder / f"{page.name}.png", full_page=True)
+        # As tall as the page, so that what is fixed to the bottom of the screen lies there.
+        whole = tab.evaluate("document.documentElement.scrollHeight")
+        tab.set_viewport_size({"width": width, "height": max(height, whole)})
+        tab.screenshot(path=folder / f"{page.name}.png")
+        tab.set_viewport_size({"width": width, "height": height})
     context.close()
     return len(pages)
 

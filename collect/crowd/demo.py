@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,8 +36,14 @@ from collect.crowd.keys import load_key
 from collect.crowd.leases import online
 from collect.crowd.tasks import TaskFile, Texts, put_task
 from collect.demo_programs import Ending, last_words, programs, runtime
+from robot_stack.client import StationClient
 from robot_stack.config import Station, load_station
-from robot_stack.errors import ConfigError, ControlPlaneError, MissingDependencyError
+from robot_stack.errors import (
+    ConfigError,
+    ControlPlaneError,
+    MissingDependencyError,
+    RobotStackError,
+)
 from robot_stack.shared_memory import runtime_dir
 
 __all__ = ["add_arguments", "run"]
@@ -63,6 +70,7 @@ CUBE = TaskFile(
 )
 ARM_HZ = 100
 UP_S = 60.0
+CARE_S = 2.0
 POLL_S = 0.1
 
 
@@ -190,7 +198,7 @@ def _robot(site: DemoSite, url: str, say: Callable[[str], None]) -> Iterator[dic
                 *("--shared", str(site.config.episodes)),
             ],
         )
-        with _world_page(station, logs) as page:
+        with _caretaker(station, say), _world_page(station, logs) as page:
             _await_agent(site, agent, logs)
             yield {"handles": page, "runtime": environment["ROBOT_STACK_RUNTIME"]}
 
@@ -207,6 +215,31 @@ def _station(folder: Path) -> Station:
     path = folder / STATION.name
     path.write_text(text)
     return load_station(path)
+
+
+@contextlib.contextmanager
+def _caretaker(station: Station, say: Callable[[str], None]) -> Iterator[None]:
+    """Somebody who resets faults, which staff do in a cafe: a virtual arm has one when this
+    computer had no time for it. What a person has stopped stays stopped."""
+    ended = threading.Event()
+
+    def care() -> None:
+        with StationClient(station.station) as client:
+            while not ended.wait(CARE_S):
+                with contextlib.suppress(RobotStackError):
+                    robots = client.request("status", timeout_s=5.0)["robots"]
+                    faults = [robot["fault"] for robot in robots.values() if robot["fault"]]
+                    if faults:
+                        say(f"resetting a fault: {faults[0]}")
+                        client.request("reset", {"automatic": True}, timeout_s=30.0)
+
+    thread = threading.Thread(target=care, name="caretaker", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(40.0)
 
 
 @contextlib.contextmanager

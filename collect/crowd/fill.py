@@ -193,6 +193,7 @@ class _Filler:
             for visit in _visits(day):
                 self._visit(visit, today)
             self._evening(today, day[-1].starts)
+        self._help(self.fortnight.plays[-1].starts)  # nobody has come yet
         self._aftermath()
 
     # -- the site ------------------------------------------------------------------------------
