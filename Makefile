@@ -15,7 +15,7 @@ LIBRARIES := gl usb compiler
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help install system-check demo test test-fast test-all check format bench \
+.PHONY: help install system-check demo test test-fast test-all check audit format bench \
     conformance-franka screenshots clean
 
 help: ## this list
@@ -54,6 +54,13 @@ check: $(STAMP) ## what CI checks: style, types, direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(STAMP) ## ask PyPI's advisories about every pinned version (needs a network; not in CI)
+	@# --strict: else what the index does not answer for is passed over and the audit succeeds. A
+	@# local version (torch's +cpu) is none of PyPI's.
+	sed -E 's/\+[[:alnum:].]+$$//' constraints.txt | \
+	    $(BIN)/pip-audit --strict --requirement /dev/stdin --no-deps --disable-pip \
+	    --progress-spinner off
 
 format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix-only .
