@@ -30,6 +30,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "report": ("collect.crowd.report_command", "what the incentive arms have brought about"),
     "arms": ("collect.crowd.arms_command", "the incentive experiment's arms and their shares"),
     "export": ("collect.crowd.export_command", "consented recordings with labels, for others"),
+    "erase": ("collect.crowd.erase_command", "erase somebody who asks; again after a backup"),
     "retention": ("collect.crowd.retention_command", "forget what is due by the settings"),
     "station": ("collect.crowd.agent_command", "run the agent beside a robot, for the public"),
     "pair": ("collect.crowd.pair", "a one-time code that pairs a station's agent or a kiosk"),

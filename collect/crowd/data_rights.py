@@ -21,7 +21,6 @@ from sqlalchemy.orm import Session
 from collect.crowd import consent, review, tasks, video
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
-from collect.crowd.files import incoming
 from collect.crowd.tables import (
     AuditEntry,
     Base,
@@ -35,7 +34,7 @@ from collect.crowd.tables import (
     utc_now,
 )
 
-__all__ = ["KEPT", "REASONS", "erase", "sweep", "withdraw"]
+__all__ = ["KEPT", "REASONS", "erase", "erase_again", "sweep", "withdraw"]
 
 REASONS = ("asked", "retention", "staff")
 # Tables whose rows of a participant stay, under its id alone: sums and stocks must be right.
@@ -86,6 +85,18 @@ def erase(
     tx.add(Tombstone(id=row.id, kind="participant", erased_at=now, reason=reason))
     tx.flush()
     return True
+
+
+def erase_again(tx: Session, tombstone: Tombstone) -> bool:
+    """Erase what a tombstone of elsewhere names: a database that was brought back from a backup has
+    it still. False when there is nothing of it, or nothing any more."""
+    if tx.get(Tombstone, tombstone.id) is not None:
+        return False
+    if tombstone.kind == "participant":
+        row = tx.get(Participant, tombstone.id)
+        return row is not None and erase(tx, row, reason=tombstone.reason, now=tombstone.erased_at)
+    play = tx.get(Play, tombstone.id)
+    return play is not None and _forget_play(tx, play, tombstone.reason, tombstone.erased_at)
 
 
 def withdraw(
@@ -215,7 +226,7 @@ def _clip_is_over(tx: Session, clip: Clip) -> bool:
 def _episodes(episodes: Path) -> dict[str, list[Path]]:
     """Files by the play whose id they begin with, of all stations and of uploads under way."""
     found: dict[str, list[Path]] = {}
-    for folder in (incoming(episodes), *episodes.glob("*/")):
+    for folder in episodes.glob("*/"):  # .incoming among them
         with contextlib.suppress(FileNotFoundError):
             for path in folder.iterdir():
                 found.setdefault(path.name.split(".")[0], []).append(path)

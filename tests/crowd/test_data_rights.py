@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import sqlite3
 import zipfile
 from pathlib import Path
 
@@ -40,6 +42,7 @@ from collect.crowd.tables import (
     Tombstone,
     utc_now,
 )
+from robot_stack.cli import main
 from tests.crowd.recordings import ROWS, make_recorded
 
 CARD = "5ca1ab1e" * 8
@@ -336,7 +339,8 @@ def test_what_is_erased_while_the_copy_is_sent_is_left_out(database, config, lif
         data = my_data.collect(tx, ada, "en")
     pieces = my_data.stream(data, database, config.episodes)
     sent = [next(pieces)]
-    erase(database, config, ada)
+    with database.begin() as tx:
+        data_rights.erase(tx, ada)  # the files are there for a moment more
     archive = unpacked([*sent, *pieces])
     assert archive.testzip() is None
     assert not any(name.startswith("episodes/") for name in archive.namelist())
@@ -351,6 +355,51 @@ def test_the_copys_memory_does_not_grow_with_the_episode(database, config, life)
     sizes = [len(piece) for piece in my_data.stream(data, database, config.episodes)]
     assert sum(sizes) > 40 << 20
     assert max(sizes) < 2 << 20
+
+
+# -- command ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_after_a_backup_the_erased_are_erased_again(
+    database, config, config_file, life, tmp_path, capsys
+):
+    ada, other, recorded, others, _ = life
+    backup = tmp_path / "backup.db"
+    with database.read() as tx:
+        connection = tx.connection().connection.driver_connection
+        copy = sqlite3.connect(backup)
+        connection.backup(copy)
+        copy.close()
+    kept = {play.file: (config.episodes / play.file).read_bytes() for play in (recorded, others)}
+    with database.begin() as tx:
+        data_rights.withdraw(tx, other, ["record"])
+
+    def command(*words, code=0):
+        assert main(["crowd", "erase", *words, "--config", str(config_file)]) == code
+        return capsys.readouterr()
+
+    assert json.loads(command(ada.id, "--json").out)["files"] == 5
+    assert json.loads(command(ada.id, "--json").out) == {"ok": True, "erased": 0, "files": 0}
+    tombstones = tmp_path / "tombstones.jsonl"
+    tombstones.write_text(command("--list").out)
+    assert len(tombstones.read_text().splitlines()) == 4  # her, two plays, and another's
+    # The disk is gone; what was kept is brought back.
+    database.close()
+    for end in ("-wal", "-shm"):
+        Path(f"{database.url.database}{end}").unlink(missing_ok=True)
+    shutil.copyfile(backup, str(database.url.database))
+    for file, content in kept.items():
+        (config.episodes / file).write_bytes(content)
+    assert "Zwiebelkuchen" in str(dump(database))
+    assert json.loads(command("--again", str(tombstones), "--json").out)["erased"] == 2
+    assert "Zwiebelkuchen" not in str(dump(database))
+    assert not any(play.id in files_of(config) for play in (recorded, others))
+    assert json.loads(command("--again", str(tombstones), "--json").out)["erased"] == 0
+    tombstones.write_text('{"id": "x", "kind": "planet"}')
+    assert "no list of tombstones" in command("--again", str(tombstones), code=1).err
+    assert "no participant" in command("nobody", code=1).err
+    assert "--again FILE" in command(code=1).err
 
 
 # -- pages -----------------------------------------------------------------------------------------
