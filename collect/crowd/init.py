@@ -37,6 +37,7 @@ zone: UTC             # days of the leaderboards begin at its midnight (Europe/B
 # points: {{easy: 10, hard: 20}}
 # sessions: {{kiosk_idle_s: 90}}
 # retention: {{card_days: 180, guest_days: 30, session_days: 7, audit_days: 730}}
+# review: {{double_share: 0.2, video_keep: 300}}
 """
 DEVELOPMENT = "development: true     # plain http, on this computer only\n"
 PRODUCTION = """\
