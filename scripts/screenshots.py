@@ -18,6 +18,11 @@ from collect.crowd.tour import Tour
 
 SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1366, 900)}
 
+VIDEOS = """
+  [...document.querySelectorAll("video")].every((video) => video.readyState >= 2)
+  && !document.querySelector("[data-video-note]:not([hidden])")
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,8 +71,10 @@ def _photograph(browser: Browser, url: str, tour: Tour, size: str, args: argpars
             ]
         )
         tab.goto(url + page.path, wait_until="load")
-        # A page's own scripts have a moment to draw what they were sent.
+        # A page's own scripts have a moment to draw what they were sent; of videos the first
+        # picture is waited for, and made where there is none yet.
         tab.wait_for_timeout(150)
+        tab.wait_for_function(VIDEOS)
         # As tall as the page, so that what is fixed to the bottom of the screen lies there.
         whole = tab.evaluate("document.documentElement.scrollHeight")
         tab.set_viewport_size({"width": width, "height": max(height, whole)})

@@ -23,7 +23,8 @@ from playwright.sync_api import expect
 from robot_stack.config import load_station
 from tests.crowd.e2e.hands import Hands, wait_until
 
-pytestmark = pytest.mark.slow
+# A robot that has to share its computer takes its time.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STAY_S = 900
 SLOW_MS = 120_000
@@ -141,10 +142,10 @@ def _learn(kiosk: Tab, demo: dict[str, Any], hands: Hands) -> None:
 
 def _drive(kiosk: Tab, demo: dict[str, Any], hands: Hands) -> None:
     """Choose the task, hand the cube over, lay the leaders on their rests."""
-    seen_driving = False
+    seen_driving = resting = False
 
     def driven() -> bool:
-        nonlocal seen_driving
+        nonlocal seen_driving, resting
         if "/report" in kiosk.url:
             return True
         if _offered(kiosk, demo, "form[action$='/start'] button"):
@@ -153,8 +154,10 @@ def _drive(kiosk: Tab, demo: dict[str, Any], hands: Hands) -> None:
             kiosk.locator("form[action$='/start'] button").click()
         elif "/play" in kiosk.url:
             seen_driving = seen_driving or kiosk.locator(".countdown").is_visible()
-            if hands.transferred():
+            if not resting and hands.transferred():
+                hands.let_go()
                 hands.rest()
+                resting = True
         return False
 
     kiosk.goto(demo["url"] + "/tasks")

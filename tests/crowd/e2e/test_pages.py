@@ -16,7 +16,7 @@ from playwright.sync_api import Page as Tab
 from collect.crowd.demo_site import empty_pages
 from collect.crowd.tour import Page, Tour
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 ALL = {"runOnly": {"type": "tag", "values": TAGS}, "resultTypes": ["violations"]}
