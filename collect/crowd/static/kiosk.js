@@ -89,9 +89,9 @@ function watchCard(form) {
 
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey || event.target === field) return;
-    const now = performance.now();
-    if (now - last > BETWEEN_KEYS_MS) typed = "";
-    last = now;
+    // When the key was pressed, not when a busy tablet came to look at it.
+    if (event.timeStamp - last > BETWEEN_KEYS_MS) typed = "";
+    last = event.timeStamp;
     if (event.key === "Enter") {
       if (typed.length < CARD_LENGTH) return;
       event.preventDefault();
