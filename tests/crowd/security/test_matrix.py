@@ -16,6 +16,7 @@ from starlette.routing import Mount, Route
 
 from collect.crowd.routes import kiosk as kiosk_routes
 from collect.crowd.tables import AuditEntry, Consent, LedgerEntry, Play, Review, ReviewVerdict
+from tests.crowd import factories
 from tests.crowd.security.conftest import ROLES, STAFF, Actor, Operation, World
 
 DATABASES = ["sqlite"]
@@ -182,8 +183,6 @@ def test_a_copy_of_ones_data_has_nothing_of_another(world: World) -> None:
 
 def test_another_participants_play_goes_on(world: World, database: Any, key: Any) -> None:
     """Only who drives ends a play; leaving takes nobody else's turn."""
-    from tests.crowd import factories
-
     with database.begin() as tx:
         here = tx.merge(world.here)
         factories.make_lease(tx, here, world.ada)

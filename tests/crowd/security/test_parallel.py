@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from collect.crowd import pairing, rewards, standings
+from collect.crowd import pairing, phone, rewards, standings
 from collect.crowd.ledger import award
 from collect.crowd.security.rate_limit import TooManyError
 from collect.crowd.tables import (
@@ -168,8 +168,6 @@ def test_fifty_takes_of_the_last_piece_are_one(world: World) -> None:
 
 
 def test_a_pairing_code_and_a_phones_link_are_used_once(world: World) -> None:
-    from collect.crowd import phone
-
     with world.database.begin() as tx:
         code = pairing.new_code(tx, world.key, "here", "agent")
         link = phone.new_link(tx, world.key, tx.merge(world.here), None, "en")

@@ -72,7 +72,7 @@ def test_no_disguise_of_a_name_is_taken(world: World) -> None:
 
 def test_staff_are_not_to_be_mistaken(world: World) -> None:
     bob = world.as_("other participant")
-    for name in ("admin ", "Аdmin", "4dmin" if False else "ADMIN", "ad\u200bmin", "Staff", "ѕtaff"):
+    for name in ("admin ", "Аdmin", "ADMIN", "ad\u200bmin", "Staff", "ѕtaff"):
         world.app.state.site.limiter._shared.storage.reset()
         assert bob.post("/nickname", data={"nickname": name}).status_code == 422, ascii(name)
 
