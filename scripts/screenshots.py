@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
@@ -18,6 +19,7 @@ from collect.crowd.tour import Tour
 
 SIZES = {"phone": (390, 844), "tablet": (820, 1180), "desktop": (1366, 900)}
 
+VIDEOS_S = 60.0
 VIDEOS = """
   [...document.querySelectorAll("video")].every((video) => video.readyState >= 2)
   && !document.querySelector("[data-video-note]:not([hidden])")
@@ -74,7 +76,9 @@ def _photograph(browser: Browser, url: str, tour: Tour, size: str, args: argpars
         # A page's own scripts have a moment to draw what they were sent; of videos the first
         # picture is waited for, and made where there is none yet.
         tab.wait_for_timeout(150)
-        tab.wait_for_function(VIDEOS)
+        deadline = time.monotonic() + VIDEOS_S
+        while not tab.evaluate(VIDEOS) and time.monotonic() < deadline:
+            tab.wait_for_timeout(200)
         # As tall as the page, so that what is fixed to the bottom of the screen lies there.
         whole = tab.evaluate("document.documentElement.scrollHeight")
         tab.set_viewport_size({"width": width, "height": max(height, whole)})

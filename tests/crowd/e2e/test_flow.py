@@ -203,7 +203,8 @@ def _review(staff: Tab, demo: dict[str, Any]) -> list[str]:
         if not staff.locator("[data-review]").count():
             return given
         expect(staff.locator("[data-review][data-ready=yes]")).to_be_visible()
-        staff.wait_for_function("document.querySelector('video')?.readyState >= 2")
+        shown = "document.querySelector('video')?.readyState >= 2"
+        wait_until(lambda shown=shown: staff.evaluate(shown), "the video of the play")
         given.append(staff.locator("[data-label]").input_value())
         address, quality = staff.url, {"tutorial": "2", "task": "3"}[given[-1]]
         for key in (quality, "Enter"):
