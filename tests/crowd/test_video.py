@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -163,3 +167,45 @@ def test_old_videos_make_room_for_new_ones(episode, tmp_path):
         assert settled(maker, play_id, episode) == "ready"
         until(lambda: not folder(tmp_path, old[1]).exists(), "the end of the old ones")
     assert {p.name for p in (tmp_path / "review").iterdir()} == {".lock", play_id, old[2]}
+
+
+SITE = """
+import sys, threading
+from pathlib import Path
+from collect.crowd.video import VideoMaker
+maker = VideoMaker(Path(sys.argv[1]), 2, lambda _: True)
+with maker.running():
+    maker.ask(sys.argv[3], Path(sys.argv[2]))
+    threading.Event().wait()
+"""
+
+
+def processes_about(path):
+    """Video processes that have ``path`` among their arguments."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"collect.crowd.video_process" in words and str(path).encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def idles(pid):
+    """Whether a process has got to work: it runs when nobody else wants to."""
+    with contextlib.suppress(OSError):
+        return os.sched_getscheduler(pid) == os.SCHED_IDLE
+    return False
+
+
+def test_a_killed_site_takes_the_process_that_makes_a_video_with_it(tmp_path):
+    endless = tmp_path / "endless.hdf5"
+    os.mkfifo(endless)  # who opens it waits for ever
+    command = [sys.executable, "-c", SITE, str(tmp_path / "media"), str(endless), new_id()]
+    site = subprocess.Popen(command)
+    try:
+        until(lambda: any(map(idles, processes_about(endless))), "a process that makes the video")
+    finally:
+        site.kill()
+        site.wait()
+    until(lambda: not processes_about(endless), "its end")
