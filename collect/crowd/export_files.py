@@ -13,14 +13,15 @@ import hmac
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from collect.crowd.export_part import sync
 from collect.crowd.segments import Labels
 from collect.crowd.untrusted import open_untrusted
 from robot_stack.episode import EpisodeMetadata
@@ -81,25 +82,21 @@ def copy_episode(
     is nothing at ``target``.
     """
     try:
-        _copy(source, target, wanted, advance)
-        old = _rename(target, identity)
-        _search(target, {*identity.secrets, *old})
+        places = _copy(source, target, wanted, advance)
+        old = _rename(target, identity, places)
         with open_untrusted(target) as episode:
             if episode.file.attrs["uuid"] != identity.uuid:
                 raise LeftOutError("file_unreadable")
             metadata, rows = episode.metadata, len(episode)
-        handle = os.open(target, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        digest = _searched(target, {*identity.secrets, *old})
+        sync(target)
     except (EpisodeError, KeyError, ValueError) as error:
         target.unlink(missing_ok=True)
         raise LeftOutError("file_unreadable") from error
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    return Copied(digest_of(target), target.stat().st_size, metadata, rows)
+    return Copied(digest, target.stat().st_size, metadata, rows)
 
 
 def write_labels(target: Path, labels: Labels | None, t_ns: Iterable[int]) -> None:
@@ -128,8 +125,9 @@ def digest_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _copy(source: Path, target: Path, wanted: str, advance: Callable[[int], None]) -> None:
-    """What is hashed is what is written: the source can't change between the two."""
+def _copy(source: Path, target: Path, wanted: str, advance: Callable[[int], None]) -> list[int]:
+    """Where the episode's uuid stands. What is hashed is what is written: the source can't change
+    between the two."""
     try:
         handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -142,16 +140,23 @@ def _copy(source: Path, target: Path, wanted: str, advance: Callable[[int], None
             advance(len(block))
     if digest.hexdigest() != wanted:
         raise LeftOutError("file_changed")
+    with open_untrusted(target) as episode:
+        needle = episode.metadata.uuid.encode()
+    with target.open("rb") as file:
+        return [
+            at for block, base in _blocks(file, len(needle)) for at in _find(block, needle, base)
+        ]
 
 
-def _rename(path: Path, identity: Identity) -> list[str]:
-    """Write the metadata of this export into both slots, and the new uuid wherever the old is;
+def _rename(path: Path, identity: Identity, places: Iterable[int]) -> list[str]:
+    """Write the new uuid where the old one is, and the metadata of this export into both slots;
     the ids that the file had."""
     with open_untrusted(path) as episode:
         old = episode.metadata
         dataset = episode.file["metadata"]
         offset = dataset.id.get_offset()
-        if offset is None or dataset.shape != (2, SLOT_BYTES):
+        fits = len(old.uuid) == len(identity.uuid)
+        if offset is None or dataset.shape != (2, SLOT_BYTES) or not fits:
             raise LeftOutError("file_unreadable")
     fresh = old.replace(**_cleaned(old, identity.secrets)).replace(
         uuid=identity.uuid,
@@ -165,11 +170,11 @@ def _rename(path: Path, identity: Identity) -> list[str]:
     )
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        os.pwrite(handle, encode_slot(fresh) + bytes(SLOT_BYTES), offset)
         # The root attribute `uuid` is text in HDF5's global heap, which has no checksum
         # (File Format Specification, III.E): as long as before, it may be overwritten.
-        for at in _find(path, old.uuid.encode()):
+        for at in places:
             os.pwrite(handle, identity.uuid.encode(), at)
+        os.pwrite(handle, encode_slot(fresh) + bytes(SLOT_BYTES), offset)
     finally:
         os.close(handle)
     ids = (old.uuid, old.boot_id, old.operator, old.session, old.parent)
@@ -197,24 +202,34 @@ def _cleaned(metadata: EpisodeMetadata, secrets: tuple[str, ...]) -> dict[str, A
     return changes
 
 
-def _search(path: Path, secrets: Iterable[str]) -> None:
-    for secret in secrets:
-        for _ in _find(path, secret.encode()):
-            raise LeftOutError("identifying")
-
-
-def _find(path: Path, needle: bytes) -> list[int]:
-    """Where ``needle`` begins in a file."""
-    found = []
-    overlap = len(needle) - 1
+def _searched(path: Path, secrets: Iterable[str]) -> str:
+    """The SHA-256 of a file in which none of ``secrets`` stands; LeftOutError if one does."""
+    needles = [secret.encode() for secret in secrets]
+    digest = hashlib.sha256()
+    overlap = max(map(len, needles), default=1)
     with path.open("rb") as file:
-        base, tail = 0, b""
-        while block := file.read(CHUNK):
-            window = tail + block
-            at = window.find(needle)
-            while at >= 0:
-                found.append(base - len(tail) + at)
-                at = window.find(needle, at + 1)
-            base += len(block)
-            tail = window[-overlap:] if overlap else b""
-    return found
+        read = 0
+        for block, base in _blocks(file, overlap):
+            if any(needle in block for needle in needles):
+                raise LeftOutError("identifying")
+            digest.update(block[read - base :])
+            read = base + len(block)
+    return digest.hexdigest()
+
+
+def _blocks(file: BinaryIO, overlap: int) -> Iterator[tuple[bytes, int]]:
+    """A file in blocks, each with where it begins, that overlap by a byte less than ``overlap``:
+    what is at most that long is whole in one of them."""
+    base, tail = 0, b""
+    while block := file.read(CHUNK):
+        window = tail + block
+        yield window, base
+        tail = window[len(window) - min(overlap - 1, len(window)) :]
+        base += len(window) - len(tail)
+
+
+def _find(block: bytes, needle: bytes, base: int) -> Iterator[int]:
+    at = block.find(needle)
+    while at >= 0:
+        yield base + at
+        at = block.find(needle, at + 1)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select
 
-from collect.crowd import consent, data_rights, export_part, review
+from collect.crowd import consent, data_rights, export_files, export_part, review
 from collect.crowd import export as crowd_export
 from collect.crowd.config import PointsConfig
 from collect.crowd.export import export, survey
@@ -178,7 +178,11 @@ def every_byte(target) -> bytes:
     )  # fmt: skip
 
 
-def test_no_byte_tells_who_it_was(database, config, key, record, make_staff, tmp_path):
+@pytest.mark.parametrize("chunk", [export_files.CHUNK, 41])  # ids lie across the ends of these
+def test_no_byte_tells_who_it_was(
+    database, config, key, record, make_staff, tmp_path, monkeypatch, chunk
+):
+    monkeypatch.setattr(export_files, "CHUNK", chunk)
     staff = make_staff("reviewer")
     ada, first = record()
     record(ada)
@@ -280,7 +284,11 @@ def test_each_reason_keeps_a_play_in(database, config, key, record, make_staff, 
     assert left_out(database, config, key, tmp_path, **terms) == (1, {reason: 1})
 
 
-def test_a_recording_that_tells_who_drove_stays(database, config, key, record, tmp_path):
+@pytest.mark.parametrize("chunk", [export_files.CHUNK, 41])
+def test_a_recording_that_tells_who_drove_stays(
+    database, config, key, record, tmp_path, monkeypatch, chunk
+):
+    monkeypatch.setattr(export_files, "CHUNK", chunk)
     ada, _ = record()
     record(ada, events=(f"started for {ada.id}",))
     assert left_out(database, config, key, tmp_path) == (1, {"identifying": 1})
