@@ -67,7 +67,7 @@ def test_a_no_show_loses_the_place(
         assert queue.place(tx, ada, late) is None
         assert stations.due(tx, late)
         stations.sweep(tx, late)
-        assert place(tx, bob, late).called
+        assert place(tx, bob, late).called and queue.length(tx, station) == 1
         with pytest.raises(StationBusyError):
             stations.grant(tx, station, ada, late)
         stations.grant(tx, station, bob, late)

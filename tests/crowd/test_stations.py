@@ -11,6 +11,7 @@ import pytest
 from collect.crowd import plays, queue, stations
 from collect.crowd.database import Database
 from collect.crowd.keys import SiteKey
+from collect.crowd.routes import station as station_routes
 from collect.crowd.stations import StationBusyError
 from collect.crowd.tables import Participant, Play, Station, StationLease, utc_now
 
@@ -230,6 +231,35 @@ def test_a_lost_station_loses_its_play_and_its_lease(
         result = plays.Result("rest", 50, {"seconds": 9.0}, sha256="0" * 64, file="a.hdf5")
         plays.result(tx, play, result)
         assert (lost.state, lost.ended_by) == ("synced", "lost")
+
+
+def test_a_station_is_not_lost_by_the_sites_own_absence(
+    database: Database,
+    make_station: Make,
+    make_participant: Make,
+    begin: Callable[..., Play],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    station, ada = make_station(), make_participant()
+    play = begin(station, ada)
+    back = utc_now() + dt.timedelta(minutes=1)
+    with database.begin() as tx:
+        assert stations.due(tx, back)
+        assert not stations.due(tx, back, listening=back)
+        stations.sweep(tx, back, listening=back)
+        assert tx.get_one(Play, play.id).state == "running"
+        assert stations.due(tx, back + stations.LOST_AFTER, listening=back)
+        tx.get_one(Station, station.id).seen_at = play.started_at - dt.timedelta(minutes=1)
+        tx.get_one(Play, play.id).started_at -= dt.timedelta(minutes=1)
+    # Who had to wait for the database has not listened meanwhile.
+    monkeypatch.setattr(station_routes, "PROMPT_S", -1.0)
+    assert not station_routes._sweep_once(database, play.started_at)
+    with database.read() as tx:
+        assert tx.get_one(Play, play.id).state == "running"
+    monkeypatch.setattr(station_routes, "PROMPT_S", 30.0)
+    assert station_routes._sweep_once(database, play.started_at - dt.timedelta(minutes=1))
+    with database.read() as tx:
+        assert tx.get_one(Play, play.id).ended_by == "lost"
 
 
 def test_a_turn_does_not_end_while_its_play_runs(
