@@ -98,9 +98,9 @@ class _Cast:
         self.cookies: dict[Role, dict[str, str]] = {"stranger": {}}
         # Heard of for an hour to come: nobody is lost while the tour lasts.
         heard = self.now + dt.timedelta(hours=1)
-        self.here = Station(name="tour", paired_at=self.now, seen_at=heard, state={})
-        self.there = Station(name="tour-driving", paired_at=self.now, seen_at=heard, state={})
-        self.training = Station(name="tour-training", paired_at=self.now, seen_at=heard, state={})
+        self.here = Station(name="window", paired_at=self.now, seen_at=heard, state={})
+        self.there = Station(name="counter", paired_at=self.now, seen_at=heard, state={})
+        self.training = Station(name="corner", paired_at=self.now, seen_at=heard, state={})
         tx.add_all([self.here, self.there, self.training])
         tx.flush()
         admin = tx.scalar(select(Staff).where(Staff.role == "admin", ~Staff.disabled).limit(1))
