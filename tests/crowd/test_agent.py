@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import http.server
+import json
 import os
+import ssl
 import stat
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from collect.crowd.agent import OrderRefusedError, checked_order
-from collect.crowd.agent_link import SiteLink
+from collect.crowd.agent_link import SiteError, SiteLink
 from collect.crowd.outbox import Entry, Outbox, Pairing
 from collect.crowd.tables import new_id
 from robot_stack.cli import main
@@ -206,3 +211,56 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     text = " ".join(capsys.readouterr().out.split())
     for taught in ("--pair", "only ask to begin and to end", "outbox", "examples:"):
         assert taught in text
+
+
+class _Answers(http.server.BaseHTTPRequestHandler):
+    """Any site: answers what it was asked with which token."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/elsewhere":
+            self.send_response(307)
+            self.send_header("location", "https://thief.test/")
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
+        body = json.dumps({"token": self.headers["authorization"]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Tests are quiet."""
+
+
+@pytest.fixture
+def https_site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A site over TLS with a certificate of its own, and that certificate."""
+    certificate, key = tmp_path / "site.pem", tmp_path / "site.key"
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
+        f"-subj /CN=localhost -addext subjectAltName=DNS:localhost -out {certificate} -keyout {key}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Answers)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://localhost:{server.server_address[1]}", certificate
+    server.shutdown()
+    thread.join(30)
+    server.server_close()
+
+
+def test_the_token_goes_to_a_trusted_site_only(https_site: tuple[str, Path]) -> None:
+    site, certificate = https_site
+    with pytest.raises(SiteError, match="certificate"):
+        SiteLink(site, "secret").post("/", {})
+    trusted = SiteLink(site, "secret", certificate)
+    assert trusted.post("/", {}) == {"token": "Bearer secret"}
+    with pytest.raises(SiteError) as refusal:
+        trusted.post("/elsewhere", {})
+    assert refusal.value.status == 307, "nobody sends the agent elsewhere with its token"
