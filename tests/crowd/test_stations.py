@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
@@ -260,6 +261,44 @@ def test_a_station_is_not_lost_by_the_sites_own_absence(
     assert station_routes._sweep_once(database, play.started_at - dt.timedelta(minutes=1))
     with database.read() as tx:
         assert tx.get_one(Play, play.id).ended_by == "lost"
+
+
+def test_silence_counts_from_when_the_site_could_listen_again(
+    database: Database,
+    make_station: Make,
+    make_participant: Make,
+    begin: Callable[..., Play],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The database has been too slow for heartbeats for longer than after which a station is lost;
+    then it is well, and no heartbeat comes."""
+    play = begin(make_station(), make_participant())
+    with database.begin() as tx:
+        tx.get_one(Station, play.station_id).seen_at = utc_now() - dt.timedelta(hours=1)
+        tx.get_one(Play, play.id).started_at -= dt.timedelta(hours=1)
+    monkeypatch.setattr(station_routes, "SWEEP_S", 0.05)
+    monkeypatch.setattr(station_routes, "LATE", 1000)
+    monkeypatch.setattr(stations, "LOST_AFTER", dt.timedelta(seconds=1.0))
+
+    def row() -> Play:
+        with database.read() as tx:
+            return tx.get_one(Play, play.id)
+
+    async def story() -> dt.datetime:
+        monkeypatch.setattr(station_routes, "PROMPT_S", -1.0)
+        sweeping = asyncio.create_task(station_routes._sweep(database))
+        await asyncio.sleep(1.5)  # the outage
+        well = utc_now()
+        monkeypatch.setattr(station_routes, "PROMPT_S", 30.0)
+        while (await asyncio.to_thread(row)).state == "running":
+            await asyncio.sleep(0.05)
+        sweeping.cancel()
+        return well
+
+    well = asyncio.run(asyncio.wait_for(story(), 60))
+    ended = row()
+    assert ended.ended_by == "lost" and ended.ended_at is not None
+    assert ended.ended_at - well > 0.8 * stations.LOST_AFTER
 
 
 def test_a_turn_does_not_end_while_its_play_runs(
