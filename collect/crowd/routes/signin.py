@@ -213,7 +213,6 @@ def logout(
     request: Request,
     db: Db,
     who: CurrentWho,
-    config: Config,
     why: Annotated[str, Form(max_length=8)] = "out",
 ) -> Response:
     """Leave: the turn, the session and what this browser keeps of it end."""
@@ -221,11 +220,10 @@ def logout(
     with db.begin() as tx:
         people.leave(tx, who)
         sign_out(tx, request, response, "participant")
-    _forget_language(response, config)
     return response
 
 
-@router.post("/still-here")
+@router.post("/still-here", responses={204: {"description": "Noted"}})
 def still_here(db: Db, who: CurrentWho, me: CurrentParticipant) -> Response:
     """Somebody reads, scrolls or types: they are not signed out, and keep their turn."""
     turns.keep(db, who)

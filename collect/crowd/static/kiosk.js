@@ -13,6 +13,9 @@ addEventListener("pageshow", (event) => {
 const idle = Number(document.body.dataset.idle);
 if (idle > 0) watchIdle(idle);
 
+const next = document.querySelector("[data-then]");
+if (next) setTimeout(() => location.replace(next.dataset.then), Number(next.dataset.after) * 1000);
+
 const card = document.querySelector("form[data-card]");
 if (card) watchCard(card);
 

@@ -36,7 +36,6 @@ function watchRobot(live) {
     setOffline(!state.online);
     showSteps(state.tutorial);
     showPhase(state);
-    if (state.phase !== "offline" && state.running) dispatchEvent(new Event("robot-moves"));
     if (!state.running && !over) {
       over = true;
       location.replace(robot.dataset.whenOver);
@@ -78,7 +77,11 @@ function watchRobot(live) {
       bar.value = rest;
     }, 250);
   }
-  setInterval(() => post("/play/alive").catch(() => {}), ALIVE_MS);
+  // Whatever becomes of the stream: while a play runs nobody is asked whether they are there.
+  setInterval(async () => {
+    const answer = await post("/play/alive").catch(() => null);
+    if (answer?.status === 204) dispatchEvent(new Event("robot-moves"));
+  }, ALIVE_MS);
 }
 
 function showPhase(state) {
