@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from starlette.exceptions import HTTPException
@@ -18,17 +18,21 @@ __all__ = ["router"]
 
 router = APIRouter()
 
+PARTS: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The part that Range asks for"},
+    416: {"description": "There is no such part"},
+}
 ClipId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 
 
-@router.get("/clips/{clip_id}")
+@router.get("/clips/{clip_id}", responses=PARTS)
 def clip_video(request: Request, db: Db, config: Config, clip_id: ClipId) -> Response:
     """The video (MP4 or WebM). Browsers ask again each time: one that was withdrawn is gone."""
     clip = _shown(db, clip_id)
     return _file(request, config.media / clip.file, video_type(clip))
 
 
-@router.get("/clips/{clip_id}/{language}.vtt")
+@router.get("/clips/{clip_id}/{language}.vtt", responses=PARTS)
 def clip_captions(
     request: Request,
     db: Db,

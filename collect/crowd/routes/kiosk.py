@@ -68,7 +68,7 @@ def pair(
     return response
 
 
-@router.get("/api/kiosk/state")
+@router.get("/api/kiosk/state", responses={304: {"description": "Nothing has changed"}})
 def state(request: Request, db: Db, kiosk: CurrentKiosk) -> Response:
     """The station now. With If-None-Match of the last answer's ETag: 304 when nothing changed."""
     body = _look(db, kiosk.id)

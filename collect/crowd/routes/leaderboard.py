@@ -99,7 +99,7 @@ def board_page(
         )
 
 
-@router.get("/api/board/{scope}")
+@router.get("/api/board/{scope}", responses={304: {"description": "It stands"}})
 def board(request: Request, scope: str, period: Period = "all") -> Response:
     """The first fifty as JSON. With If-None-Match of the last answer's ETag: 304 if it stands."""
     hub: Hub = request.state.boards

@@ -80,7 +80,10 @@ def stop(db: Db, me: CurrentParticipant) -> Response:
         return redirect(flow.progress(tx, me).page)
 
 
-@router.post("/play/alive")
+@router.post(
+    "/play/alive",
+    responses={204: {"description": "Noted"}, 409: {"description": "Nothing runs"}},
+)
 def alive(db: Db, who: CurrentWho, me: CurrentParticipant) -> Response:
     """Hands are on the robot and not on the screen: nobody is signed out while driving."""
     turns.keep(db, who)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Form, Path, Request
 from sqlalchemy import func, select
@@ -34,6 +34,13 @@ __all__ = ["may_look", "router"]
 
 MAX_SEGMENT_TEXT = 32_000
 MAKING_S = 2  # how soon to ask again for a video that is being made
+
+
+PARTS: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The part that Range asks for"},
+    304: {"description": "The same as If-None-Match has"},
+    416: {"description": "There is no such part"},
+}
 
 
 @contextlib.asynccontextmanager
@@ -171,7 +178,10 @@ def review_data(site: CurrentSite, staff: CurrentReviewer, play_id: Id) -> Respo
         raise HTTPException(404, "the episode's file is damaged") from error
 
 
-@router.get("/api/staff/review/{play_id}/video")
+@router.get(
+    "/api/staff/review/{play_id}/video",
+    responses={202: {"description": "They are being made; Retry-After"}},
+)
 def video_state(
     request: Request, site: CurrentSite, staff: CurrentReviewer, play_id: Id
 ) -> Response:
@@ -192,7 +202,7 @@ def video_state(
     )
 
 
-@router.get("/staff/review/{play_id}/video/{camera}.mp4")
+@router.get("/staff/review/{play_id}/video/{camera}.mp4", responses=PARTS)
 def video_file(
     request: Request,
     site: CurrentSite,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
 from starlette.exceptions import HTTPException
@@ -21,6 +21,8 @@ from collect.crowd.templating import render
 __all__ = ["router"]
 
 router = APIRouter()
+
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"description": "Not as things stand"}}
 
 
 @router.get("/staff/agreement")
@@ -53,7 +55,7 @@ def disputes_page(request: Request, db: Db, _: CurrentAdmin) -> Response:
         return render(request, "staff/disputes.html", plays=review.disputes(tx))
 
 
-@router.post("/staff/review/{play_id}/settle")
+@router.post("/staff/review/{play_id}/settle", responses=CONFLICT)
 def settle(
     site: CurrentSite,
     admin: CurrentAdmin,
@@ -73,7 +75,7 @@ def settle(
     return RedirectResponse(f"/staff/review/{play_id}", status_code=303)
 
 
-@router.post("/staff/review/{play_id}/gold")
+@router.post("/staff/review/{play_id}/gold", responses=CONFLICT)
 def gold(db: Db, admin: CurrentAdmin, play_id: Id, is_gold: Annotated[bool, Form()]) -> Response:
     """Make a play one of known quality, or no longer."""
     with db.begin() as tx:

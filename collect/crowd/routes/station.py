@@ -85,7 +85,10 @@ def heartbeat(db: Db, key: Key, agent: CurrentAgent, told: Heartbeat) -> Answer:
     return Answer(**answer)
 
 
-@router.post("/play/{play_id}/result")
+@router.post(
+    "/play/{play_id}/result",
+    responses={409: {"description": "Not as it is known here, or not here yet"}},
+)
 def result(
     db: Db, config: Config, agent: CurrentAgent, play_id: PlayPath, told: ResultReport
 ) -> ResultAnswer:
@@ -113,7 +116,14 @@ def result(
         return ResultAnswer(file="wanted" if play.file is None else "here")
 
 
-@router.put("/play/{play_id}/file", status_code=200)
+@router.put(
+    "/play/{play_id}/file",
+    status_code=200,
+    responses={
+        409: {"description": "Another file was told of"},
+        507: {"description": "The disk is full"},
+    },
+)
 async def upload(
     request: Request,
     db: Db,
