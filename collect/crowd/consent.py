@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from collect.crowd.tables import Consent, ConsentText, Participant, utc_now
@@ -221,12 +221,19 @@ def add(
 ) -> None:
     """A new version, in force from ``active_from`` (now) on; everybody is asked again then.
 
-    ConsentError for a version that exists: somebody may have agreed to those very words.
+    ConsentError for a version that exists: somebody may have agreed to those very words; and for a
+    moment that isn't later than that of every other version, which would then stay in force.
     """
+    active_from = active_from or utc_now()
     if tx.scalar(select(ConsentText.version).where(ConsentText.version == version).limit(1)):
         raise ConsentError(
             f"there is a consent version {version!r} already, and its words can't change: people "
             "have agreed to them. Give the new text a new version"
+        )
+    last = tx.scalar(select(func.max(ConsentText.active_from)))
+    if last is not None and active_from <= last:
+        raise ConsentError(
+            f"version {version!r} must be in force later than the others, after {last:%Y-%m-%d}"
         )
     for language, (title, body) in texts.items():
         tx.add(
@@ -235,7 +242,7 @@ def add(
                 language=language,
                 title=title,
                 body=body,
-                active_from=active_from or utc_now(),
+                active_from=active_from,
             )
         )
     tx.flush()

@@ -99,6 +99,11 @@ def test_a_version_that_was_agreed_to_never_changes(database):
         consent.add(tx, "1", NEW)
 
 
+def test_a_version_must_come_after_the_others(database):
+    with pytest.raises(ConsentError, match="later than the others"), database.begin() as tx:
+        consent.add(tx, "0.5", NEW, utc_now() - dt.timedelta(days=1))
+
+
 def test_a_scope_is_taken_back_alone_and_recording_with_all(database, make_participant):
     ada = make_participant()
     given = give(database, ada, "record", "research", "clips")
