@@ -294,3 +294,13 @@ def test_a_participants_session_of_a_kiosk_is_no_good_elsewhere(world: World) ->
     name = "__Host-participant"
     thief.set_cookie(name, kiosk.client.cookies[name])
     assert thief.get("/me").headers["location"] == "/signin"
+
+
+def test_a_review_of_another_play_settles_nothing(world: World, rows: Make) -> None:
+    before = rows(ReviewVerdict)
+    with world.database.read() as tx:
+        foreign = tx.query(Review).filter(Review.play_id == world.bob_play.id).one().id
+    admin = world.as_("admin")
+    path = f"/staff/review/{world.ada_play.id}/settle"
+    assert admin.post(path, data={"chosen": foreign}).status_code == 404
+    assert rows(ReviewVerdict) == before

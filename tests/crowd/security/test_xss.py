@@ -7,9 +7,9 @@ agents say), and every GET of the OpenAPI is asked by everybody who may.
 from __future__ import annotations
 
 import html
-import json
 from html.parser import HTMLParser
 
+import httpx
 import pytest
 
 from collect.crowd import badges, scoring
@@ -60,8 +60,8 @@ CORPUS = (
     "\\u003cxq7\\u003e",
     "<xq7\n",
 )
-# Two characters less than the shortest column (a nickname's 24), where all of them must fit.
-assert all(len(text) <= 24 for text in CORPUS)
+# All at once is what one page is asked for: where one of them gets through, it is seen.
+TEXTS = (" ".join(CORPUS), " ".join(reversed(CORPUS)))
 
 
 class _Page(HTMLParser):
@@ -98,7 +98,7 @@ def _fill(world: World, text: str) -> None:
     """``text`` in every place where somebody may type something, or could have."""
     with world.database.begin() as tx:
         ada = tx.get_one(Participant, world.ada.id)
-        ada.nickname, ada.pseudonym = text[:24], text[:32]
+        ada.nickname, ada.pseudonym = text, f"{text} too"
         bob = tx.get_one(Participant, world.bob.id)
         bob.nickname_state = "pending"
         tx.add(NicknameCase(participant_id=bob.id, nickname="Bob", reason=text))
@@ -125,9 +125,9 @@ def _fill(world: World, text: str) -> None:
         tx.add(HelpRequest(station_id=station.id))
 
 
-@pytest.mark.parametrize("part", range(2))
+@pytest.mark.parametrize("text", TEXTS, ids=["forwards", "backwards"])
 def test_what_is_typed_is_text_on_every_page(
-    part: int,
+    text: str,
     world: World,
     operations: list[Operation],
     monkeypatch: pytest.MonkeyPatch,
@@ -138,30 +138,26 @@ def test_what_is_typed_is_text_on_every_page(
             scoring.claim(tx, factories.make_play(tx, who, tx.merge(world.here), world.task))
     actors = [world.as_(role) for role in ("participant", "kiosk", "admin")]
     wrong, seen = [], 0
-    for text in CORPUS[part::2]:
-        _fill(world, text)
-        for actor in actors:
-            for operation in operations:
-                if operation.method != "GET":
-                    continue
-                if "participant" not in operation.schemes and actor.role == "participant":
-                    continue  # a public page is seen by the kiosk
-                answer = actor.get(world.path(operation))
-                seen += "xq7" in html.unescape(answer.text)
-                wrong += [f"{operation} {text!r}: {why}" for why in _wrong(answer.text, answer)]
-    assert seen > 30 * len(CORPUS[part::2]) / 3
+    _fill(world, text)
+    for actor in actors:
+        for operation in operations:
+            if operation.method != "GET":
+                continue
+            if "participant" not in operation.schemes and actor.role == "participant":
+                continue  # a public page is seen by the kiosk
+            answer = actor.get(world.path(operation))
+            seen += "xq7" in html.unescape(answer.text)
+            wrong += [f"{operation} as {actor.role}: {why}" for why in _wrong(answer)]
+    assert seen >= 20, seen
     assert not wrong, "\n".join(sorted(set(wrong))[:30])
 
 
-def _wrong(text: str, answer: object) -> list[str]:
-    kind = answer.headers.get("content-type", "")  # type: ignore[attr-defined]
-    if kind.startswith("application/json"):
-        json.loads(text)
-        return []  # never shown as a page: nosniff, and its type is JSON
+def _wrong(answer: httpx.Response) -> list[str]:
+    kind = answer.headers.get("content-type", "")
     if not kind.startswith("text/html"):
-        return []
+        return []  # never shown as a page: nosniff
     page = _Page()
-    page.feed(text)
+    page.feed(answer.text)
     page.close()
     return page.wrong
 
@@ -172,7 +168,7 @@ def test_what_a_form_gives_back_is_text(world: World) -> None:
     play = f"/staff/review/{world.ada_play.id}"
     reviewer: Actor = world.as_("reviewer")
     wrong = []
-    for text in CORPUS:
+    for text in (*TEXTS, *CORPUS[:6]):
         typed = {"decision": "confirm", "quality": "", "segment_lines": text, "note": text}
         answers = [
             ada.post("/nickname", data={"nickname": text}),
@@ -189,6 +185,6 @@ def test_what_a_form_gives_back_is_text(world: World) -> None:
         ]
         for answer in answers:
             if answer.status_code != 429:
-                wrong += [f"{answer.request.url}: {w}" for w in _wrong(answer.text, answer)]
+                wrong += [f"{answer.request.url}: {w}" for w in _wrong(answer)]
     assert not wrong, "\n".join(wrong)
     assert badges.BADGES  # their texts are the site's own
