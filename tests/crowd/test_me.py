@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from collect.crowd import ledger, scoring
 from collect.crowd.experiment import set_arm
-from collect.crowd.tables import HelpRequest, Participant, utc_now
+from collect.crowd.tables import Exposure, HelpRequest, Participant, utc_now
 
 DATABASES = ["sqlite"]
 XSS = [
@@ -188,3 +188,12 @@ def test_calling_without_end_is_slowed_down(browser, database, station):
     browser.sign_in(kiosk=station)
     codes = [browser.post("/help").status_code for _ in range(7)]
     assert codes == [303] * 6 + [429]
+
+
+def test_whoever_sees_the_ranking_anywhere_has_seen_it(browser, database, ada):
+    with database.begin() as tx:
+        set_arm(tx, "social")
+    change(database, ada, arm="social")
+    browser.get("/")
+    with database.read() as tx:
+        assert tx.scalars(select(Exposure)).one().page == "board"

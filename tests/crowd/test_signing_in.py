@@ -11,6 +11,7 @@ import segno
 from sqlalchemy import delete, select, text, update
 
 from collect.crowd import people
+from collect.crowd.pairing import unpair
 from collect.crowd.tables import (
     Participant,
     PhoneLink,
@@ -113,12 +114,8 @@ def test_readers_differ_in_what_they_add(readings, key):
 
 
 def test_trying_card_numbers_out_is_slow(visitor, database):
-    codes = [
-        visitor.client.post(
-            "/signin/card", data={"card": "", "csrf": csrf(visitor.go("/signin"))}
-        ).status_code
-        for _ in range(61)
-    ]
+    form = {"card": "", "csrf": csrf(visitor.go("/signin"))}
+    codes = [visitor.client.post("/signin/card", data=form).status_code for _ in range(61)]
     assert codes[:60] == [303] * 60 and codes[60] == 429
 
 
@@ -242,8 +239,6 @@ def test_a_link_that_somebody_made_up(browser):
 def test_unpairing_ends_the_phones_and_links_of_a_kiosk(
     visitor, make_browser, database, station, config, monkeypatch
 ):
-    from collect.crowd.pairing import unpair
-
     visitor.join(CARD)
     address = link_of(visitor, monkeypatch).removeprefix(config.origin)
     mine = Visitor(make_browser()).go(address).submit("/signin/phone")

@@ -102,6 +102,8 @@ def report_page(
     done: Annotated[str, Query(pattern=r"^[0-9a-f-]{0,36}$")] = "",
 ) -> Response:
     """How it went; afterwards what it was worth."""
+    if done:
+        experiment.log_exposure(db, me, "board")  # one's place is on the result's page
     with db.read() as tx:
         told = tx.get(Play, done) if done else None
         if told is not None and told.participant_id == me.id and told.claimed is not None:

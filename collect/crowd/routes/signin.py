@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Query, Request
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
-from collect.crowd import boards, flow, people, phone, turns
+from collect.crowd import boards, experiment, flow, people, phone, turns
 from collect.crowd.config import CrowdConfig, is_loopback
 from collect.crowd.deps import (
     Config,
@@ -45,6 +45,7 @@ def start(
     left: Annotated[str, Query(max_length=8)] = "",
 ) -> Response:
     """What this is, how it goes, who is ahead this week, whether the robot is free."""
+    experiment.log_exposure(db, who.participant, "board")
     with db.read() as tx:
         station = None if who.kiosk is None else tx.get(Station, who.kiosk.id)
         at = None if who.participant is None else flow.progress(tx, who.participant)
