@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyotp
@@ -33,9 +32,10 @@ FAULT = ROWS // 2  # where `write_episode` writes one
 LOOKED_AT_ONCE = "00000000-0000-4000-8000-000000000000"
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[str, Database]]:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Database]]:
     """A served site with one play to review and the reviewer `ada`."""
+    tmp_path = tmp_path_factory.mktemp("desk")
     file = tmp_path / "crowd.yaml"
     config = write_site(file, origin=None, bind="127.0.0.1:0")
     file.write_text(file.read_text() + "\nreview: {double_share: 0.0}\n")
@@ -144,9 +144,10 @@ def test_a_play_is_reviewed_without_a_mouse(site: tuple[str, Database], page: Pa
     keys.press("End")
     assert row(page) == ROWS - 1
     keys.press("Home")
-    keys.press("+")
+    keys.press("-")
+    keys.press("-")  # a quarter of the speed: nearly ten seconds to the end
     keys.press(" ")
-    until(lambda: row(page) > 20, "playing")
+    until(lambda: row(page) > 10, "playing")
     keys.press(" ")
     stopped = row(page)
     paused = "[...document.querySelectorAll('video')].every((video) => video.paused)"
@@ -202,3 +203,19 @@ def test_a_play_is_reviewed_without_a_mouse(site: tuple[str, Database], page: Pa
     assert labels is not None
     assert labels.label.tolist() == ["task"] * (FAULT + 1) + ["task:pick"] * (ROWS - FAULT - 1)
     assert not problems, problems
+
+
+def test_a_scanned_pairing_code_is_in_the_field_and_nowhere_else(
+    site: tuple[str, Database], page: Page
+) -> None:
+    url, _ = site
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{url}/pair#AB12-CD34")
+    until(lambda: page.locator("#code").input_value() == "AB12-CD34", "the code in the field")
+    assert page.url == f"{url}/pair"
+    assert not any("AB12" in address.partition("#")[0] for address in asked)
+    page.goto("about:blank")
+    page.goto(f"{url}/pair#<b>AB12</b>")
+    page.wait_for_load_state("networkidle")
+    assert page.locator("#code").input_value() == ""

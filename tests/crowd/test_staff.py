@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 
 import pyotp
 import pytest
+import segno
 from sqlalchemy import select
 
 from collect.crowd import accounts, names
@@ -21,6 +23,7 @@ from collect.crowd.tables import (
     Station,
     new_id,
 )
+from tests.crowd.conftest import ORIGIN
 from tests.crowd.factories import PASSWORD, TOTP_SECRET
 
 DATABASES = ["sqlite"]
@@ -274,7 +277,8 @@ def test_a_pairing_code_is_shown_once_and_kept_nowhere(browser, database, make_s
     browser.sign_in(staff=make_staff("operator"))
     answer = browser.post("/staff/stations/code", data={"name": "cafe", "kind": "kiosk"})
     shown = re.search(r"[0-9A-Z]{4}-[0-9A-Z]{4}", answer.text)[0]
-    assert "data:image/svg+xml" in answer.text
+    picture = segno.make(f"{ORIGIN}/pair#{shown}", error="m").svg_data_uri(scale=6, border=3)
+    assert html.unescape(re.search(r'src="(data:image/svg[^"]+)"', answer.text)[1]) == picture
     assert answer.headers["cache-control"] == "no-store"
     assert shown not in browser.get("/staff/stations").text
     with database.read() as tx:
