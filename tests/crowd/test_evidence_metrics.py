@@ -102,7 +102,7 @@ def test_what_is_unknown_is_left_out(tmp_path: Path) -> None:
 
 def test_gaps_in_the_state_are_no_motion(tmp_path: Path) -> None:
     way = np.where((T > 3) & (T < 4), np.nan, 0.3)
-    assert measure(episode(tmp_path, [way, way]), TIPS)["path_m"] == pytest.approx(0.0, abs=1e-6)
+    assert measure(episode(tmp_path, [way, STILL]), TIPS)["path_m"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_collisions_that_were_held_back_are_counted_by_occasion(tmp_path: Path) -> None:
