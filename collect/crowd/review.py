@@ -38,6 +38,8 @@ from robot_stack.errors import RobotStackError
 
 __all__ = [
     "DECISIONS",
+    "MAX_NOTE",
+    "MOST_REVIEWS",
     "Outcome",
     "ReviewError",
     "Waiting",

@@ -262,6 +262,10 @@ def _page(
                     "note": mine.note,
                 }
         admin = staff.role == "admin"
+        verdict = tx.get(ReviewVerdict, play_id) if admin else None
+        others = _others(tx, play_id) if admin else []
+        # An admin may be the next to look: until all is said, nobody reads what others said.
+        over = verdict is not None or len(others) >= review.MOST_REVIEWS
         return render(
             request,
             "staff/review.html",
@@ -274,8 +278,8 @@ def _page(
             problem=problem,
             editable=mine is not None and not done,
             file_there=episode_file(site.config, play) is not None,
-            others=_others(tx, play_id) if admin and (done or mine is None) else None,
-            verdict=tx.get(ReviewVerdict, play_id) if admin else None,
+            others=others if admin and (done or (mine is None and over)) else None,
+            verdict=verdict,
             gold=tx.get(GoldPlay, play_id) if admin else None,
             lines=segments.lines,
             segments_of=lambda review_id: review.segments_of(tx, review_id),
