@@ -247,6 +247,34 @@ def test_unpairing_ends_the_phones_and_links_of_a_kiosk(
     assert mine.go("/me").path == "/signin"
 
 
+def test_a_place_in_the_queue_goes_along(
+    browser,
+    make_browser,
+    database,
+    config,
+    station,
+    monkeypatch,
+    make_participant,
+    make_consent,
+    make_lease,
+):
+    """At the kiosk somebody drives: one waits with the phone."""
+    ada, eve = make_participant(), make_participant()
+    make_consent(ada)
+    make_lease(station, eve)
+    browser.sign_in(kiosk=station, participant=ada)
+    browser.post("/queue")
+    visitor = Visitor(browser).go("/queue")
+    drawn = []
+    make = segno.make
+    monkeypatch.setattr(segno, "make", lambda text, **of: drawn.append(text) or make(text, **of))
+    visitor.submit("/signin/phone/link")
+    mine = Visitor(make_browser()).go(drawn[0].removeprefix(config.origin)).submit("/signin/phone")
+    assert "next" in mine.go("/queue").page
+    with database.read() as tx:
+        assert tx.scalars(select(Queued)).one().participant_id == ada.id
+
+
 # Leaving
 
 
