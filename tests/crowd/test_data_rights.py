@@ -203,6 +203,17 @@ def test_erasing_twice_is_erasing_once(database, config, life):
     assert dump(database) == once
 
 
+def test_erased_after_recording_was_taken_back(database, config, life):
+    ada, _, recorded, *_ = life
+    with database.begin() as tx:
+        assert data_rights.withdraw(tx, ada, ["record"])
+        assert data_rights.withdraw(tx, ada, ["record"]) == []
+    assert erase(database, config, ada)[0]
+    with database.read() as tx:
+        assert tx.get_one(Play, recorded.id).participant_id is None
+    assert "Zwiebelkuchen" not in str(dump(database))
+
+
 def test_who_was_killed_between_the_steps_sweeps_later(database, config, life):
     ada, _, recorded, *_ = life
     with database.begin() as tx:
