@@ -68,6 +68,11 @@ class SiteProcess:
         assert line, (self.folder / "site.log").read_text()[-2000:]
         assert json.loads(line)["ok"]
 
+    def ensure(self) -> None:
+        """It runs, whatever happened."""
+        if self._process is None:
+            self.start()
+
     def kill(self) -> None:
         """As by `kill -9`."""
         assert self._process is not None
