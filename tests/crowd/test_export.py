@@ -188,7 +188,7 @@ def test_no_byte_tells_who_it_was(
     record(ada)
     record()
     reviewed(database, first, staff)
-    run(database, config, key, tmp_path / "out")
+    assert run(database, config, key, tmp_path / "out").episodes == 3
     data = every_byte(tmp_path / "out")
     ids = ids_of(database, key)
     assert len(ids) > 20
