@@ -33,7 +33,7 @@ def test_servo_counts_are_not_jerk() -> None:
     """A gripper that stands still, read in steps of a millimetre, is as smooth as the threshold of
     belief, a tenth of it."""
     rng = np.random.default_rng(1)
-    read = 1e-3 * rng.integers(0, 2, (500, 3))
+    read = np.asarray(1e-3 * rng.integers(0, 2, (500, 3)), dtype=np.float64)
     raw = np.diff(read, 3, axis=0) / DT**3
     smooth = derivative(read, 3, 25, DT)
     assert np.sqrt(np.mean(raw**2)) > 100.0

@@ -293,7 +293,7 @@ class Story:
             assert (meta.uuid, meta.consent) == (play.id, cafe.consent.version)
             assert meta.operator == cafe.key.mac("contributor", cafe.who.id)[:32]
             assert meta.extra["scopes"] == cafe.consent.scopes
-            assert cafe.who.nickname not in json.dumps(meta.to_dict())
+            assert str(cafe.who.nickname) not in json.dumps(meta.to_dict())
             assert len(episode) > 100
         assert done.metrics["path_m"] > 1.0 and done.metrics["dropped_frames"] == 0.0
         wait_until(lambda: not kept.exists(), "the outbox being emptied")
