@@ -6,6 +6,7 @@ browser is the kiosk and, later, the review desk; hands beside it move the virtu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pyotp
 import pytest
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page as Tab
+from playwright.sync_api import TimeoutError as TimedOut
 from playwright.sync_api import expect
 
 from robot_stack.config import load_station
@@ -28,6 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STAY_S = 900
 SLOW_MS = 120_000
+LOOK_MS = 1000
 COMMAND = [sys.executable, "-m", "robot_stack.cli", "crowd"]
 NICKNAME = "Grace Hopper"
 SEED = 1
@@ -122,9 +125,12 @@ def _learn(kiosk: Tab, demo: dict[str, Any], hands: Hands) -> None:
             return True
         if _offered(kiosk, demo, "form[action='/tutorial'] button"):
             hands.let_go()
+            doing = ""
             kiosk.locator("form[action='/tutorial'] button").click()
-        now = kiosk.locator("li.now")
-        step = (now.first.get_attribute("data-step") or "") if now.count() else ""
+        step = doing
+        with contextlib.suppress(TimedOut):  # the page may have gone on between two looks
+            now = kiosk.locator("li.now")
+            step = now.first.get_attribute("data-step", timeout=LOOK_MS) or ""
         if step != doing:
             doing = step
             if step == "squeeze":
