@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from collect.crowd import accounts, keys
-from collect.crowd.config import load_config
+from collect.crowd.config import CrowdConfig
 from collect.crowd.keys import write_key
 from robot_stack.errors import ConfigError
 from tests.crowd import factories
@@ -145,8 +145,8 @@ def test_an_agents_heartbeats_are_not_limited(world: World) -> None:
     "secret",
     [b"", b"changeme", b"0" * 64, b"secret" * 12, bytes(32), b"ab" * 32, b"\n", b"password"],
 )
-def test_the_site_does_not_start_on_a_weak_key(secret: bytes, world: World) -> None:
-    path = world.config.key_file
+def test_the_site_does_not_start_on_a_weak_key(secret: bytes, config: CrowdConfig) -> None:
+    path = config.key_file
     path.unlink()
     path.touch(mode=0o600)
     path.write_bytes(secret)
@@ -154,15 +154,15 @@ def test_the_site_does_not_start_on_a_weak_key(secret: bytes, world: World) -> N
         keys.load_key(path)
 
 
-def test_the_site_does_not_start_on_a_key_that_others_may_read(world: World) -> None:
-    world.config.key_file.chmod(0o640)
+def test_the_site_does_not_start_on_a_key_that_others_may_read(config: CrowdConfig) -> None:
+    config.key_file.chmod(0o640)
     with pytest.raises(ConfigError):
-        keys.load_key(world.config.key_file)
-    world.config.key_file.unlink()
+        keys.load_key(config.key_file)
+    config.key_file.unlink()
     with pytest.raises(ConfigError):
-        keys.load_key(world.config.key_file)
-    write_key(world.config.key_file)
-    assert world.config.key_file.stat().st_mode & 0o077 == 0
+        keys.load_key(config.key_file)
+    write_key(config.key_file)
+    assert config.key_file.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,6 @@ def test_there_is_no_default_account(world: World) -> None:
         {"origin": "https://user@crowd.test"},
     ],
 )
-def test_unsafe_settings_are_refused(changes: dict[str, object], world: World) -> None:
+def test_unsafe_settings_are_refused(changes: dict[str, object], config: CrowdConfig) -> None:
     with pytest.raises(ValueError):
-        dataclasses.replace(world.config, **changes)
-    assert load_config is not None
+        dataclasses.replace(config, **changes)
