@@ -159,7 +159,7 @@ def _drive(kiosk: Tab, demo: dict[str, Any], hands: Hands) -> None:
             hands.transfer(SEED)
             kiosk.locator("form[action$='/start'] button").click()
         elif "/play" in kiosk.url:
-            seen_driving = seen_driving or kiosk.locator("[data-left]").is_visible()
+            seen_driving = seen_driving or kiosk.locator("p.countdown[data-left]").is_visible()
             if not resting and hands.transferred():
                 hands.let_go()
                 hands.rest()
