@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import itertools
 from typing import Any
 
@@ -78,12 +79,18 @@ def make_consent(tx: Session, participant: Participant, **columns: Any) -> Conse
     return consent
 
 
+@functools.cache
+def _password_hash() -> str:
+    """Made once: it is slow by design."""
+    return _HASHER.hash(PASSWORD)
+
+
 def make_staff(tx: Session, key: SiteKey, role: str = "admin", **columns: Any) -> Staff:
     """Staff with ``PASSWORD`` and the TOTP secret ``TOTP_SECRET``."""
     values: dict[str, Any] = {
         "name": f"{role}-{next(_counter)}",
         "role": role,
-        "password_hash": _HASHER.hash(PASSWORD),
+        "password_hash": _password_hash(),
         "totp_secret": key.encrypt("totp", TOTP_SECRET),
     }
     staff = Staff(**{**values, **columns})
