@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from collect.crowd.routes import kiosk as kiosk_routes
 from tests.crowd.security.conftest import ROLES, UNSAFE, World
 
-EXAMPLES = 5
+EXAMPLES = 3
 FUZZED = ("nobody", "participant", "kiosk", "agent", "reviewer", "operator", "admin")
 
 

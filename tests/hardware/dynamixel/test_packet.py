@@ -90,7 +90,7 @@ def test_encoder_agrees_with_the_sdk_and_decodes(servo_id: int, inst: int, data:
     check_encoder(servo_id, inst, data)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @FULL
 @given(ids, instructions, parameters)
 def test_encoder_agrees_with_the_sdk_10000(servo_id: int, inst: int, data: bytes) -> None:
@@ -112,7 +112,7 @@ def test_status_packets_pass_the_sdk_whole(servo_id: int, error: int, data: byte
     check_status(servo_id, error, data)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @FULL
 @given(st.integers(0, 252), st.integers(0, 255), parameters)
 def test_status_packets_pass_the_sdk_whole_10000(servo_id: int, error: int, data: bytes) -> None:
@@ -149,7 +149,7 @@ def test_packets_survive_noise_and_any_cutting(
     check_stream(packets, noise, cuts)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @FULL
 @given(stream, quiet_noise, st.lists(st.integers(0, 2000), max_size=8))
 def test_packets_survive_noise_and_any_cutting_10000(
