@@ -25,8 +25,8 @@ from playwright.sync_api import expect
 from robot_stack.config import load_station
 from tests.crowd.e2e.hands import Hands, wait_until
 
-# A robot that has to share its computer takes its time.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+# Beside a browser and a site, a 2-core machine starves the virtual robot, and its arms fault.
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(900)]
 
 STAY_S = 900
 SLOW_MS = 120_000
