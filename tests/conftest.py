@@ -26,7 +26,7 @@ settings.load_profile("shared")
 STATIONS = (
     "collect/test_demo.py",
     "collect/test_episode_tools_replay.py",
-    "crowd/e2e",
+    "crowd/e2e/test_flow.py",
     "crowd/test_faults_station.py",
     "faults",
     "franka/test_driver_arm.py",

@@ -31,7 +31,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def filled_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Tour]]:
     """A site after its simulated fortnight, with the tour's cast: its URL and the tour."""
     folder: Path = tmp_path_factory.mktemp("filled")
