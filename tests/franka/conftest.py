@@ -21,9 +21,11 @@ def arms() -> Iterator[StartArm]:
 
     def start(version: Version = 10, *, lock_step: bool = True) -> FrankaProcess:
         key = (version, lock_step)
-        if key not in running:
-            running[key] = FrankaProcess(version, lock_step=lock_step)
-        running[key].call("reset")
+        with pytest.MonkeyPatch.context() as patch:  # they outlive the directory of one test
+            patch.delenv("ROBOT_STACK_RUNTIME", raising=False)
+            if key not in running:
+                running[key] = FrankaProcess(version, lock_step=lock_step)
+            running[key].call("reset")
         return running[key]
 
     yield start

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,11 @@ NOBODY = "127.201.1.1"  # no virtual arm chooses such an address
 
 
 @pytest.fixture(autouse=True)
-def _runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROBOT_STACK_RUNTIME", str(tmp_path / "runtime"))
+def _runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # A socket's path has 107 characters at most: below pytest's own directories it is longer.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        monkeypatch.setenv("ROBOT_STACK_RUNTIME", directory)
+        yield
 
 
 def found(tmp_path: Path, options: str) -> dict[str, Check]:
