@@ -212,8 +212,9 @@ class TeleopSession:
         until ``reengage``, whoever arms it again. LeaseError when somebody took over.
         """
         reading = self.device.read()
-        self._halted = self._halted or not self._armed()
-        limp = not self._halted and not self._torque()
+        armed, torque = self._standing()
+        self._halted = self._halted or not armed
+        limp = not self._halted and not torque
         if self._limp and not limp and not self._halted:
             self.device.engage(self.held(), time.monotonic_ns())
             reading = None
@@ -232,15 +233,14 @@ class TeleopSession:
             self._renew()
         return True
 
-    def _armed(self) -> bool:
+    def _standing(self) -> tuple[bool, bool]:
+        """Whether all followers are armed, and whether they have torque."""
         try:
             ticks = [self.client.tick(name) for name in self.followers]
         except SharedMemoryError:  # being started again
-            return False
-        return all(tick["lifecycle"] == Lifecycle.ARMED for tick in ticks)
-
-    def _torque(self) -> bool:
-        return all(self.client.tick(name)["torque"].all() for name in self.followers)
+            return False, False
+        armed = all(tick["lifecycle"] == Lifecycle.ARMED for tick in ticks)
+        return armed, all(tick["torque"].all() for tick in ticks)
 
     def _wait_for_operator(self) -> None:
         """Engage the device where the robots are now, and say what it waits for."""

@@ -463,8 +463,8 @@ class Flag:
             self._words[0] = value
 
     def clear(self) -> None:
+        self._words[0] = 0  # first: a stop that comes between the two stays
         self._words[2] = 0
-        self._words[0] = 0
 
     def close(self) -> None:
         del self._words
