@@ -468,6 +468,7 @@ class RewardItem(Base):
     name: Mapped[str] = mapped_column(String(80))
     points: Mapped[int] = mapped_column(Integer)
     daily_cap: Mapped[int] = mapped_column(Integer, default=1)  # a participant and day
+    pieces_a_day: Mapped[int] = mapped_column(Integer, default=50)  # of all participants
     active: Mapped[bool] = mapped_column(default=True)
 
 
