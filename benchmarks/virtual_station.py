@@ -29,6 +29,7 @@ from hardware.dynamixel.process import BusProcess, spawn
 from robot_stack.client import StationClient
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ControlPlaneError, RobotStackError, SharedMemoryError
+from robot_stack.processes import living_pid
 from robot_stack.types import Lifecycle
 
 __all__ = ["ALOHA", "VirtualStation", "virtual_station", "wait_until"]
@@ -169,8 +170,8 @@ class VirtualStation:
                 self.supervisor.kill()
                 self.supervisor.wait()
         for path in (self.directory / self.station.station).glob("pid.*"):
-            pid = int(path.read_text().split()[0])
-            with contextlib.suppress(ProcessLookupError):
+            pid = living_pid(path)
+            if pid is not None:
                 os.kill(pid, signal.SIGKILL)
         self.client.close()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-TESTS = Path(__file__).parent
+from tests.workers import Groups
 
 # A busy machine is slow, which says nothing of the code; and a change is judged by its own faults,
 # not by an example that chance finds now. `make test-all` looks for new ones.
@@ -21,31 +21,21 @@ settings.register_profile(
 )
 settings.load_profile("shared")
 
-# Whole stations: their virtual devices and arm processes are real-time and take a core and more.
-# Two at once would starve each other, so they follow one another in one worker.
-STATIONS = (
-    "collect/test_demo.py",
-    "collect/test_episode_tools_replay.py",
-    "crowd/e2e/test_flow.py",
-    "crowd/test_faults_station.py",
-    "faults",
-    "franka/test_driver_arm.py",
-    "franka/test_driver_grasp.py",
-    "franka/test_driver_station.py",
-    "franka/test_policy.py",
-    "rollout",
-    "teleop/test_session.py",
-    "worlds",
-)
+_crashed: set[str] = set()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of a file run in one worker, which makes its fixtures once; see STATIONS."""
-    stations = [TESTS / name for name in STATIONS]
-    for item in items:
-        station = any(item.path.is_relative_to(path) for path in stations)
-        group = "stations" if station else item.path.relative_to(TESTS).as_posix()
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    return Groups(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Groups) -> None:
+    """A test whose worker died runs again in another one. Where what fails is tried again
+    (``--reruns``), its first death is such a failure, and named as one."""
+    if sched.config.getoption("reruns", 0) and crashitem not in _crashed:
+        _crashed.add(crashitem)
+        report.outcome = "rerun"
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,7 @@ from hardware.franka.virtual.process import FrankaProcess
 from robot_stack.client import StationClient
 from robot_stack.config import Station, load_station
 from robot_stack.errors import ControlPlaneError, RobotStackError, SharedMemoryError
+from robot_stack.processes import living_pid
 from robot_stack.realtime import Rate
 from robot_stack.records import ring_path
 from robot_stack.shared_memory import Ring
@@ -134,8 +135,9 @@ class FrankaStation:
                 self.supervisor.kill()
                 self.supervisor.wait()
         for path in (self.directory / "runtime" / NAME).glob("pid.*"):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(path.read_text().split()[0]), signal.SIGKILL)
+            pid = living_pid(path)
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
         self.virtual.close()
         self.client.close()
 
