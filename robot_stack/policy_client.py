@@ -490,17 +490,22 @@ class PolicyClient:
     def _receive(self, wait_s: float) -> tuple[Message, int] | None:
         """The next message, waiting for it at most ``wait_s``, and when it came."""
         socket = self._connected()
-        waited: list[tuple[Any, int]] = [(socket, zmq.POLLIN)]
-        if self._lane is not None:
-            waited.append((self._lane.fileno(), zmq.POLLIN))
-        ready = zmq.zmq_poll(waited, _milliseconds(wait_s))
-        arrived = time.monotonic_ns()
         message = None
-        if self._lane is not None and any(one is not socket for one, _ in ready):
-            message = self._lane.receive()
+        if self._lane is not None:
+            message = self._lane.look_for(wait_s)
             self._forget_closed_lane()
-        elif ready:
-            message = decode(socket.recv_multipart(zmq.NOBLOCK))
+        arrived = time.monotonic_ns()
+        if message is None:
+            waited: list[tuple[Any, int]] = [(socket, zmq.POLLIN)]
+            if self._lane is not None:
+                waited.append((self._lane.fileno(), zmq.POLLIN))
+            ready = zmq.zmq_poll(waited, _milliseconds(wait_s))
+            arrived = time.monotonic_ns()
+            if self._lane is not None and any(one is not socket for one, _ in ready):
+                message = self._lane.receive()
+                self._forget_closed_lane()
+            elif ready:
+                message = decode(socket.recv_multipart(zmq.NOBLOCK))
         if message is None:
             return None
         timing = message.body.get("timing")

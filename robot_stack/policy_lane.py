@@ -21,6 +21,7 @@ import mmap
 import os
 import socket
 import struct
+import time
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,6 +45,8 @@ VERSION = 2
 SLOTS = 4  # one being computed, one that waits, and room for the next
 ALIGNMENT = 64
 MAX_PACKET = 128 * 1024  # well below what the kernel takes in one packet
+# A small model answers sooner than a sleeping processor wakes up: so long a reply is looked for.
+LOOK_NS = 400_000
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 # number, sent_ns, session, epoch, dt_ns, previous_chunk, consumed, delay, deadline_ms (NaN: none),
@@ -76,6 +79,7 @@ class Lane:
         self._slots = [-1] * SLOTS  # the request in each
         self._alike: tuple[Any, ...] | None = None  # the arrays that the layouts are for
         self._layouts: list[_Layout] | None = None
+        self._look_until = 0
         self.closed = False
         memory = os.memfd_create("robot-stack-lane", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -134,6 +138,7 @@ class Lane:
             self.close()
             return False
         self._slots[free] = number
+        self._look_until = time.monotonic_ns() + LOOK_NS
         return True
 
     def _lay_out(self, arrays: Mapping[str, NDArray[Any]]) -> list[_Layout] | None:
@@ -152,6 +157,16 @@ class Lane:
             packed = struct.pack(f"<I{len(places)}Q", len(there), *places)
             layouts.append(_Layout(packed + described, there))
         return layouts
+
+    def look_for(self, wait_s: float) -> Message | None:
+        """A reply that comes within ``wait_s`` and soon after the last request, without sleeping
+        meanwhile; None when there is none."""
+        until = min(self._look_until, time.monotonic_ns() + int(wait_s * 1e9))
+        while not self.closed and time.monotonic_ns() < until:
+            message = self.receive()
+            if message is not None:
+                return message
+        return None
 
     def receive(self) -> Message | None:
         """A reply, None when there is none. ``closed`` is set when the server went away."""

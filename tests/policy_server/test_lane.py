@@ -11,6 +11,7 @@ import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -398,3 +399,27 @@ def test_a_packet_is_read_as_it_was_written(tmp_path, deadline_ms):
                 np.testing.assert_array_equal(read.arrays[name], array)
         lane.close()
         connection.close()
+
+
+def test_a_reply_is_looked_for_only_soon_after_a_request(tmp_path):
+    lanes = Lanes(tmp_path / "lane", 4096)
+    client = Lane(str(lanes.path), b"me", SIZES)
+    assert client.send(0, BODY, observation_arrays(0), range(4))
+    ((end, _),) = lanes.receive()
+    began = time.monotonic_ns()
+    assert client.look_for(HANG_S) is None  # nobody answers: it gives up, and its caller sleeps
+    assert time.monotonic_ns() - began < HANG_S * 1e9
+    assert end.send(Message("error", {"code": "late", "text": ""}, id=0))
+    assert client.look_for(HANG_S) is None  # too late to be looked for
+    message = client.receive()
+    assert message is not None and message.id == 0
+    assert client.send(1, BODY, observation_arrays(1), range(4))
+    assert [request.id for _, request in lanes.receive()] == [1]
+    assert end.send(Message("error", {"code": "soon", "text": ""}, id=1))
+    client._look_until = time.monotonic_ns() + int(HANG_S * 1e9)  # however slow this machine is
+    assert client.look_for(0.0) is None  # who does not wait does not look either
+    found = client.look_for(HANG_S)
+    assert found is not None and found.id == 1
+    lanes.close()
+    client._look_until = time.monotonic_ns() + int(HANG_S * 1e9)
+    assert client.look_for(HANG_S) is None and client.closed
