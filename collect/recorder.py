@@ -52,6 +52,8 @@ HISTORY_TICKS = 64  # enough for the state before row 0 at any loop rate
 FLUSH_NS = 100_000_000
 SYNC_NS = 1_000_000_000
 DRAIN_S = 2.0  # longer than any encoder backlog that the rings can hold
+# What is started from here does not inherit it.
+PRIORITISED = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +69,17 @@ class SavedEpisode:
 
 
 def prioritise() -> bool:
-    """Put this process before ordinary ones; call it before making a ``Recorder``.
+    """Put this thread before ordinary ones; the threads of a ``Recorder`` that it makes then too.
 
     The lowest real-time priority: a recorder that gets no processor for a second loses frames, and
     it needs little, but every device loop goes first. (Niceness would not do: the kernel weighs it
-    within a terminal's session only.) False where it is not permitted; `robot-stack doctor` tells
-    how to permit it.
+    within a terminal's session only.) A program that it starts is an ordinary one: imports at this
+    priority take the processors for a tenth of a second from the kernel's own threads, which hand
+    on the bytes of serial ports, and arms go without an answer. False where it is not permitted;
+    `robot-stack doctor` tells how to permit it.
     """
     try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        os.sched_setscheduler(0, PRIORITISED, os.sched_param(1))
     except PermissionError:
         return False
     return True
@@ -91,8 +95,9 @@ class Recorder:
         self.recovered: list[Recovery] = recover_all(self.directory)
         self._period_ns = round(1e9 / config.rate_hz)
         self._delay_ns = round(config.delay_s * 1e9)
-        self._encoders = ThreadPoolExecutor(2, "encode")
-        self._syncer = ThreadPoolExecutor(1, "sync")
+        alike = prioritise if os.sched_getscheduler(0) == PRIORITISED else None
+        self._encoders = ThreadPoolExecutor(2, "encode", alike)
+        self._syncer = ThreadPoolExecutor(1, "sync", alike)
         quality = config.jpeg_quality if config.encoding == "jpeg" else None
         self._cameras = {
             name: CameraChannel(config.station, spec, quality, self._encoders)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 
 from collect import jpeg
 from collect.channels import encode_shot
+from collect.recorder import prioritise
 from collect.rings import FrameRef
 from collect.space import free_bytes
 from robot_stack.episode import Episode, check, recover_all
@@ -538,3 +540,21 @@ def test_killed_recorder_is_recovered_by_the_next(tmp_path: Path) -> None:
         assert episode.metadata.ended == "recovered"
         assert episode.metadata.task == "killed"
         assert killed_ns - episode.t_ns[-1] < 500_000_000
+
+
+def test_a_prioritised_recorder_starts_ordinary_programs(
+    make_cell: Callable[..., Cell],
+) -> None:
+    """One at its priority would keep bytes from the arms while it is imported."""
+    ask = "import os; print(os.sched_getscheduler(0))"
+
+    def record() -> tuple[bool, int, int]:  # scheduling is a thread's own
+        permitted = prioritise()
+        child = subprocess.run([sys.executable, "-c", ask], capture_output=True, check=True)
+        encoder = make_cell().recorder._encoders.submit(os.sched_getscheduler, 0).result(60.0)
+        return permitted, int(child.stdout), encoder & ~os.SCHED_RESET_ON_FORK
+
+    with ThreadPoolExecutor(1) as thread:
+        permitted, child, encoder = thread.submit(record).result(60.0)
+    assert child == os.SCHED_OTHER
+    assert encoder == (os.SCHED_RR if permitted else os.SCHED_OTHER)

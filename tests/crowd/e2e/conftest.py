@@ -20,7 +20,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     end of a virtual serial port to the other: it gives way to all others."""
     executable = shutil.which("chromium") or shutil.which("google-chrome")
     gives_way = tmp_path_factory.mktemp("browser") / "chromium"
-    gives_way.write_text(f'#!/bin/sh\nexec nice -n 19 {executable} "$@"\n')
+    gives_way.write_text(f'#!/bin/sh\nexec chrt --idle 0 {executable} "$@"\n')
     gives_way.chmod(0o755)
     with sync_playwright() as play:
         browser = play.chromium.launch(
