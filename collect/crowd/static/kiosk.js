@@ -1,6 +1,8 @@
 // On every page: idle log-out with a countdown, cards that are tapped, nothing kept for the next
 // visitor. Pages work without it: a refresh in the head does the log-out then.
 
+import { post } from "./post.js";
+
 const WARN_S = 20; // the countdown is seen for so long
 const BETWEEN_KEYS_MS = 80; // a reader types faster than anybody
 const CARD_LENGTH = 6;
@@ -107,9 +109,4 @@ function watchCard(form) {
       typed += event.key;
     }
   });
-}
-
-function post(path, body) {
-  const headers = { "X-CSRF-Token": document.body.dataset.csrf, Accept: "application/json" };
-  return fetch(path, { method: "POST", body, headers, redirect: "manual", keepalive: true });
 }

@@ -1,5 +1,8 @@
 // Pages beside the robot: what it does now, the alarm, countdowns, the queue.
 
+import { post } from "./post.js";
+import { makeTone } from "./sound.js";
+
 const POLL_MS = 1000;
 const QUEUE_MS = 5000;
 const ALIVE_MS = 20_000;
@@ -132,7 +135,7 @@ function showAlarm(state) {
 }
 
 function makeSound() {
-  let context = null;
+  const play = makeTone();
   let level = 0;
   let timer = null;
   let on = read() !== "off";
@@ -163,21 +166,9 @@ function makeSound() {
       label();
     });
   }
-  // Browsers let a page be heard once it was touched.
-  addEventListener("pointerdown", () => context?.resume(), { passive: true });
 
   function tone(frequency, seconds, after = 0) {
-    if (!on) return;
-    context ??= new AudioContext();
-    const begins = context.currentTime + after;
-    const oscillator = new OscillatorNode(context, { frequency, type: "triangle" });
-    const gain = new GainNode(context, { gain: 0 });
-    gain.gain.setValueAtTime(0, begins);
-    gain.gain.linearRampToValueAtTime(0.35, begins + 0.015);
-    gain.gain.linearRampToValueAtTime(0, begins + seconds);
-    oscillator.connect(gain).connect(context.destination);
-    oscillator.start(begins);
-    oscillator.stop(begins + seconds);
+    if (on) play(frequency, seconds, after);
   }
 
   return {
@@ -258,9 +249,4 @@ function watchQueue(place) {
       // Offline: the next look may do better.
     }
   }, QUEUE_MS);
-}
-
-function post(path) {
-  const headers = { "X-CSRF-Token": document.body.dataset.csrf, Accept: "application/json" };
-  return fetch(path, { method: "POST", headers, redirect: "manual" });
 }
