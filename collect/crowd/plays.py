@@ -13,7 +13,6 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass, field
 from typing import Literal
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
@@ -22,7 +21,7 @@ from collect.crowd import observe, scoring
 from collect.crowd.config import CapsConfig, PointsConfig
 from collect.crowd.leases import current, holder, online, running
 from collect.crowd.ledger import reverse, standing_entries
-from collect.crowd.standings import site_version
+from collect.crowd.standings import midnight
 from collect.crowd.tables import (
     Consent,
     LedgerEntry,
@@ -210,7 +209,7 @@ def report(
     play = _row(tx, play)
     if play.state == "running":
         raise PlayError("running", "the play has not ended yet")
-    if play.claimed is not None:
+    if play.claimed is not None or erased(tx, play.id):
         return None
     play.claimed = claimed
     play.likert_intuitive, play.likert_fun, play.likert_did = likert
@@ -293,13 +292,11 @@ def unreported(
 
 def today(tx: Session, participant: Participant, now: dt.datetime | None = None) -> int:
     """How many plays a participant has begun since the site's midnight; void ones don't count."""
-    local = (now or utc_now()).astimezone(ZoneInfo(site_version(tx)[1]))
-    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
     return (
         tx.scalar(
             select(func.count()).where(
                 Play.participant_id == participant.id,
-                Play.started_at >= midnight,
+                Play.started_at >= midnight(tx, now or utc_now()),
                 Play.state != "void",
             )
         )

@@ -1,9 +1,10 @@
 """Rewards (candy): a ledger of what was stocked, handed out and counted.
 
 Points are not spent: they stay on the board. But each piece handed out takes its worth off what
-somebody may still take: a participant has taken at most as much as all points are worth, and of
-each item at most its daily cap. The stock is what the entries add up to; staff count the bowl and
-the difference is an entry, too.
+somebody may still take: a participant has taken at most as much as all confirmed points are worth
+(a bare claim buys nothing), and of each item at most its daily cap. A guest can come back as
+somebody else, so each item has a cap for everybody together, too. The stock is what the entries add
+up to; staff count the bowl and the difference is an entry, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from collect.crowd.ledger import points_of
+from collect.crowd import scoring
 from collect.crowd.standings import site_version
 from collect.crowd.tables import AuditEntry, Participant, RewardEntry, RewardItem, utc_now
 from robot_stack.errors import RobotStackError
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 MAX_PIECES = 10_000
-REASONS = ("points", "cap", "stock", "gone")
+REASONS = ("points", "cap", "day", "stock", "gone")
 
 
 class RewardError(RobotStackError):
@@ -54,7 +55,7 @@ class Offer:
 
     item: RewardItem
     stock: int
-    today: int  # taken since midnight
+    today: int  # taken by this participant since midnight
     pieces: int
     reason: str | None
 
@@ -77,14 +78,14 @@ def offers(tx: Session, participant_id: str, now: dt.datetime | None = None) -> 
 
 
 def credit(tx: Session, participant_id: str) -> int:
-    """A participant's points less the worth of what was taken."""
+    """A participant's confirmed points less the worth of what was taken; may be negative."""
     taken = tx.scalar(
         select(func.sum(-RewardEntry.count * RewardItem.points))
         .select_from(RewardEntry)
         .join(RewardItem, RewardItem.id == RewardEntry.item_id)
         .where(RewardEntry.participant_id == participant_id, RewardEntry.kind == "handed")
     )
-    return points_of(tx, participant_id) - int(taken or 0)
+    return scoring.points(tx, participant_id).confirmed - int(taken or 0)
 
 
 def hand(
@@ -98,7 +99,7 @@ def hand(
     """Hand one piece out; the same ``key`` again gives the entry of the first time.
 
     ``tx`` is a write transaction: nobody else takes the last piece meanwhile.
-    RewardError when points, cap or stock don't allow it.
+    RewardError when points, caps or stock don't allow it.
     """
     key = f"handed:{participant_id}:{key}"
     before = tx.scalar(select(RewardEntry).where(RewardEntry.key == key))
@@ -113,7 +114,7 @@ def hand(
         raise RewardError(
             offer.reason,
             f"no {item.name}: {offer.stock} in stock, {offer.today} of {item.daily_cap} taken "
-            f"today, worth {item.points} points each",
+            f"today, {item.pieces_a_day} a day for everybody, worth {item.points} points each",
         )
     return _add(
         tx,
@@ -148,13 +149,21 @@ def stock_of(tx: Session, item_id: str) -> int:
     return _sum(tx, RewardEntry.item_id == item_id)
 
 
-def handed_today(tx: Session, item_id: str, now: dt.datetime | None = None) -> int:
-    """How many pieces went out since the site's midnight."""
+def handed_today(
+    tx: Session,
+    item_id: str,
+    now: dt.datetime | None = None,
+    *,
+    participant_id: str | None = None,
+) -> int:
+    """How many pieces went out since the site's midnight: to one participant, or to everybody."""
+    whose = () if participant_id is None else (RewardEntry.participant_id == participant_id,)
     return -_sum(
         tx,
         RewardEntry.item_id == item_id,
         RewardEntry.kind == "handed",
         RewardEntry.created_at >= _midnight(tx, now or utc_now()),
+        *whose,
     )
 
 
@@ -162,16 +171,11 @@ def _offer(
     tx: Session, item: RewardItem, participant_id: str, left: int, now: dt.datetime | None
 ) -> Offer:
     there = stock_of(tx, item.id)
-    today = -_sum(
-        tx,
-        RewardEntry.item_id == item.id,
-        RewardEntry.participant_id == participant_id,
-        RewardEntry.kind == "handed",
-        RewardEntry.created_at >= _midnight(tx, now or utc_now()),
-    )
+    today = handed_today(tx, item.id, now, participant_id=participant_id)
     limits = {
         "points": left // item.points if item.points else MAX_PIECES,
         "cap": item.daily_cap - today,
+        "day": item.pieces_a_day - handed_today(tx, item.id, now),
         "stock": there,
     }
     pieces = min(limits.values())

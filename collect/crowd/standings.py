@@ -25,10 +25,12 @@ from collect.crowd.tables import LedgerEntry, Participant, SiteVersion, Standing
 __all__ = [
     "CHANNEL",
     "NEWCOMER",
+    "QUARTER_S",
     "BoardKey",
     "add",
     "changed",
     "differences",
+    "midnight",
     "period_keys",
     "rebuild",
     "retake",
@@ -157,6 +159,12 @@ def differences(tx: Session) -> dict[BoardKey, tuple[Place | None, Place | None]
         for key in stored.keys() | computed.keys()
         if stored.get(key) != computed.get(key)
     }
+
+
+def midnight(tx: Session, now: dt.datetime) -> dt.datetime:
+    """When the day began at the site."""
+    local = now.astimezone(ZoneInfo(site_version(tx)[1]))
+    return local.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def set_zone(tx: Session, zone: str) -> None:

@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from collect.crowd import ledger, rewards, standings
+from collect.crowd import ledger, rewards, scoring, standings
 from collect.crowd.database import Database
+from collect.crowd.keys import SiteKey
 from collect.crowd.rewards import RewardError
 from collect.crowd.tables import AuditEntry, Participant, RewardEntry, RewardItem, new_id
 from tests.crowd.browser import Browser
-from tests.crowd.factories import make_participant
+from tests.crowd.factories import make_participant, make_play, make_station, make_task
 
 NOON = dt.datetime(2026, 11, 18, 12, tzinfo=dt.UTC)
 ONE_DATABASE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -67,6 +68,29 @@ def test_points_cap_and_stock_limit_what_is_taken(database: Database) -> None:
         assert rewards.stock_of(tx, "candy") == 0
         assert rewards.credit(tx, rich.id) == 60
         assert ledger.points_of(tx, rich.id) == 100  # points are not spent
+
+
+@pytest.mark.usefixtures("candy")
+def test_a_bare_claim_buys_nothing(database: Database, key: SiteKey) -> None:
+    with database.begin() as tx:
+        who = make_participant(tx)
+        play = make_play(tx, who, make_station(tx, key), make_task(tx, "hard"))
+        assert scoring.claim(tx, play) is not None
+        assert (take(tx, who), rewards.credit(tx, who.id)) == ("points", 0)
+        scoring.review(tx, play, "confirm", 2)
+        credit = rewards.credit(tx, who.id)
+        assert (take(tx, who), credit) == ("taken", ledger.points_of(tx, who.id))
+
+
+@pytest.mark.usefixtures("candy")
+def test_who_comes_back_as_somebody_else_meets_the_cap_of_all(database: Database) -> None:
+    with database.begin() as tx:
+        tx.get_one(RewardItem, "candy").pieces_a_day = 3
+        guests = [make_participant(tx) for _ in range(4)]
+        for who in guests:
+            give(tx, who, 100)
+        assert [take(tx, who) for who in guests] == ["taken"] * 3 + ["day"]
+        assert take(tx, guests[3], NOON + dt.timedelta(days=1)) == "taken"
 
 
 @pytest.mark.usefixtures("candy")
@@ -148,7 +172,8 @@ def test_a_form_sent_twice_takes_one(
     browser.post("/rewards/take", data={**form, "key": new_id()})
     answer = browser.post("/rewards/take", data={**form, "key": new_id()})
     assert answer.headers["location"] == "/rewards?refused=cap"
-    assert browser.get("/rewards?refused=cap").status_code == 200
+    for reason in rewards.REASONS:
+        assert 'role="alert"' in browser.get(f"/rewards?refused={reason}").text
     assert browser.get("/rewards?refused=%3Cb%3E&took=%3Cb%3E").status_code == 200
 
 
@@ -166,10 +191,11 @@ def test_staff_keep_the_books(browser: Browser, database: Database, make_staff: 
     assert "&lt;i&gt;Gum" in page.text
     assert "<strong>38</strong>" in page.text
     assert "-2" in page.text
-    answer = browser.post("/staff/rewards/offer", data={"item": "gum", "active": "false"})
-    assert answer.status_code == 303
+    form = {"item": "gum", "active": "false", "pieces_a_day": "7"}
+    assert browser.post("/staff/rewards/offer", data=form).status_code == 303
     with database.read() as tx:
-        assert not tx.get_one(RewardItem, "gum").active
+        gum = tx.get_one(RewardItem, "gum")
+    assert (gum.active, gum.pieces_a_day) == (False, 7)
 
 
 @ONE_DATABASE

@@ -79,6 +79,7 @@ def add_item(
     name: Annotated[str, Form(min_length=1, max_length=80)],
     points: Annotated[int, Form(ge=1, le=10_000)],
     daily_cap: Annotated[int, Form(ge=1, le=100)] = 1,
+    pieces_a_day: Annotated[int, Form(ge=1, le=MAX_PIECES)] = 50,
 ) -> Response:
     """A new item with nothing in stock."""
     with db.begin() as tx:
@@ -86,7 +87,15 @@ def add_item(
             duplicate = True
         else:
             duplicate = False
-            tx.add(RewardItem(id=item, name=name.strip(), points=points, daily_cap=daily_cap))
+            tx.add(
+                RewardItem(
+                    id=item,
+                    name=name.strip(),
+                    points=points,
+                    daily_cap=daily_cap,
+                    pieces_a_day=pieces_a_day,
+                )
+            )
             tx.add(AuditEntry(staff_id=staff.id, action="reward item", subject=item))
     if duplicate:
         return _books(request, db, problem="duplicate")
@@ -95,18 +104,24 @@ def add_item(
 
 @router.post("/staff/rewards/offer")
 def offer_item(
-    db: Db, staff: CurrentOperator, item: Slug, active: Annotated[bool, Form()]
+    db: Db,
+    staff: CurrentOperator,
+    item: Slug,
+    active: Annotated[bool, Form()],
+    pieces_a_day: Annotated[int, Form(ge=1, le=MAX_PIECES)],
 ) -> Response:
-    """Give an item out, or no longer."""
+    """Give an item out, at most so many pieces a day, or no longer."""
     with db.begin() as tx:
         found = tx.get(RewardItem, item)
         if found is not None:
             found.active = active
+            found.pieces_a_day = pieces_a_day
             tx.add(
                 AuditEntry(
                     staff_id=staff.id,
                     action="reward offered" if active else "reward withdrawn",
                     subject=item,
+                    detail={"a_day": pieces_a_day},
                 )
             )
     return _back()
