@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Row, delete, func, select
 from sqlalchemy.orm import Session
 
 from collect.crowd.standings import period_keys, site_version
@@ -104,7 +104,7 @@ def _earned(tx: Session, participant: Participant) -> set[str]:
         .subquery()
     )
     successes = tx.execute(
-        select(Play.seconds, Play.started_at, Task, decided.c.quality)
+        select(Play, Task, decided.c.quality)
         .join(decided, decided.c.play_id == Play.id)
         .join(Task, Task.id == Play.task_id)
         .where(decided.c.points > 0)
@@ -115,22 +115,20 @@ def _earned(tx: Session, participant: Participant) -> set[str]:
     return earned
 
 
-def _by_successes(
-    tx: Session, successes: Sequence[tuple[float | None, dt.datetime, Task, int]]
-) -> set[str]:
+def _by_successes(tx: Session, successes: Sequence[Row[Play, Task, int]]) -> set[str]:
     zone = site_version(tx)[1]
-    days = {period_keys(started_at, zone)["day"] for _, started_at, _, _ in successes}
+    days = {period_keys(play.started_at, zone)["day"] for play, _, _ in successes}
     every = set(tx.scalars(select(Task.id).where(Task.active)).all())
     conditions = {
         "first_success": True,
-        "hard_success": any(task.difficulty == "hard" for _, _, task, _ in successes),
+        "hard_success": any(task.difficulty == "hard" for _, task, _ in successes),
         "swift": any(
-            seconds is not None and 0.0 < seconds <= task.par_s / 2
-            for seconds, _, task, _ in successes
+            play.took_s is not None and 0.0 < play.took_s <= task.par_s / 2
+            for play, task, _ in successes
         ),
-        "explorer": every <= {task.id for _, _, task, _ in successes},
+        "explorer": every <= {task.id for _, task, _ in successes},
         "ten": len(successes) >= 10,
         "regular": len(days) >= 3,
-        "smooth": any(quality >= TOP_QUALITY[task.difficulty] for _, _, task, quality in successes),
+        "smooth": any(quality >= TOP_QUALITY[task.difficulty] for _, task, quality in successes),
     }
     return {badge for badge, holds in conditions.items() if holds}

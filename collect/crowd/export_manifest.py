@@ -31,7 +31,7 @@ COLUMNS = {
         "task": "a key of `tasks`; null in free play and in the tutorial",
         "kind": "tutorial, task or free",
         "rows": "control steps",
-        "seconds": "from the start to the end of the play",
+        "seconds": "how long the robot was driven",
         "ended_by": "button, rest (of the leaders), time, lost (contact), staff",
         "claimed": "whether the participant said that it worked; null: not asked or not answered",
         "checked": "whether the station's own check saw a success; null: there is none",

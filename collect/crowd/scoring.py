@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from collect.crowd import badges
 from collect.crowd.config import PointsConfig
-from collect.crowd.ledger import award, reverse, standing_entries
+from collect.crowd.ledger import award, points_of, reverse, standing_entries
 from collect.crowd.tables import LedgerEntry, Play, Task
 
 __all__ = [
@@ -106,7 +106,7 @@ def judge(play: Play, task: Task) -> Evidence:
         )
     seconds = _seconds(play)
     path, idle, jerk, collisions, dropped = (
-        _measured(play, name)
+        play.measured(name)
         for name in ("path_m", "idle_fraction", "jerk", "collisions", "dropped_frames")
     )
     dropped_hz = dropped / seconds if seconds > 0.0 else math.nan
@@ -191,17 +191,15 @@ def points(tx: Session, participant_id: str) -> Points:
         LedgerEntry.kind.in_(("evidence", "review")),
         LedgerEntry.play_id.is_not(None),
     )
-    of_whom = LedgerEntry.participant_id == participant_id
-    total = tx.scalar(select(func.sum(LedgerEntry.points)).where(of_whom)) or 0
-    provisional = (
-        tx.scalar(
-            select(func.sum(LedgerEntry.points)).where(
-                of_whom, LedgerEntry.play_id.is_not(None), LedgerEntry.play_id.not_in(spoken)
-            )
+    waiting = tx.scalar(
+        select(func.sum(LedgerEntry.points)).where(
+            LedgerEntry.participant_id == participant_id,
+            LedgerEntry.play_id.is_not(None),
+            LedgerEntry.play_id.not_in(spoken),
         )
-        or 0
     )
-    return Points(confirmed=int(total - provisional), provisional=int(provisional))
+    provisional = int(waiting or 0)
+    return Points(points_of(tx, participant_id) - provisional, provisional)
 
 
 def _settle(
@@ -278,16 +276,5 @@ def _worth(worth: PointsConfig, task: Task) -> int:
 
 
 def _seconds(play: Play) -> float:
-    """How long it took: as measured, else by the site's clock, else NaN."""
-    measured = _measured(play, "seconds")
-    if math.isnan(measured) and play.seconds is not None:
-        return play.seconds
-    return measured
-
-
-def _measured(play: Play, name: str) -> float:
-    """A measurement of the station; NaN where it is missing or no number."""
-    value = play.metrics.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    return math.nan
+    """How long it took; NaN where that is not known."""
+    return math.nan if play.took_s is None else play.took_s

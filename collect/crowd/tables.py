@@ -8,6 +8,7 @@ Secrets are kept as keyed hashes (HMAC-SHA-256 with the site's key, which is not
 from __future__ import annotations
 
 import datetime as dt
+import math
 import uuid
 from typing import Any, ClassVar
 
@@ -382,7 +383,7 @@ class Play(Base):
     started_at: Mapped[dt.datetime] = mapped_column(default=utc_now)
     ended_at: Mapped[dt.datetime | None] = mapped_column(default=None)
     ended_by: Mapped[str | None] = mapped_column(String(16))  # button, rest, time, lost, staff
-    seconds: Mapped[float | None] = mapped_column(default=None)
+    seconds: Mapped[float | None] = mapped_column(default=None)  # started_at to ended_at
     claimed: Mapped[bool | None] = mapped_column(default=None)  # the participant's own verdict
     checked: Mapped[bool | None] = mapped_column(default=None)  # the station's success check
     likert_intuitive: Mapped[int | None] = mapped_column(Integer)
@@ -400,6 +401,20 @@ class Play(Base):
             for item in ("intuitive", "fun", "did")
         ),
     )
+
+    @property
+    def took_s(self) -> float | None:
+        """How long the robot was driven, as its station measured it; else `seconds`, which is from
+        the request on and has the robot's way home in it, too."""
+        measured = self.measured("seconds")
+        return self.seconds if math.isnan(measured) else measured
+
+    def measured(self, name: str) -> float:
+        """A measurement of the station; NaN where it is missing or no number."""
+        value = self.metrics.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        return math.nan
 
 
 class LedgerEntry(Base):

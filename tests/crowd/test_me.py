@@ -151,6 +151,12 @@ def test_an_arm_sees_what_it_is_about(arm, there, gone, browser, database, ada):
     assert not any(text in page for text in gone)
 
 
+def test_a_plays_time_is_the_one_that_points_are_given_for(browser, station, ada, make_play):
+    make_play(ada, station, seconds=77.0, metrics={"seconds": 41.6})
+    page = browser.get("/me").text
+    assert "42 s" in page and "77 s" not in page
+
+
 def test_anothers_plays_are_not_mine(browser, station, ada, make_participant, make_play, make_task):
     mine, theirs = make_task(), make_task()
     make_play(ada, station, mine)

@@ -232,6 +232,18 @@ def test_badges_rest_on_confirmed_plays_and_go_with_them(visit: Visit) -> None:
     assert badges.of_participant(visit.tx, visit.who.id) == ["first_success", "swift"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "measured", "swift"), [(55.0, 20.0, True), (15.0, 21.0, False), (15.0, None, True)]
+)
+def test_swift_is_by_the_time_that_points_are_given_for(
+    visit: Visit, seconds: float, measured: float | None, swift: bool
+) -> None:
+    """From the request on there are the robot's way home and the squeeze, too. Par is 40 s."""
+    play = visit.play(seconds=seconds, metrics={**SMOOTH, "seconds": measured})
+    scoring.review(visit.tx, play, "confirm", 1)
+    assert ("swift" in badges.of_participant(visit.tx, visit.who.id)) == swift
+
+
 def test_badges_of_many_plays(visit: Visit) -> None:
     for number in range(10):
         day = NOON + dt.timedelta(days=number // 4)
