@@ -146,16 +146,20 @@ def heartbeat(
     state: dict[str, Any],
     *,
     key: SiteKey,
+    fence: int = 0,
     now: dt.datetime | None = None,
 ) -> dict[str, Any]:
     """Take what the agent says of itself (see `agent_messages.State`) and answer what shall be.
 
-    An older state than the last one, by the agent's own count, is not taken, but answered. Gives
-    ``fence``, ``lease`` (seconds left, None without one) and ``orders``.
+    An older state than the last one, by the agent's own count, is not taken, but answered.
+    ``fence``: the highest that the agent has heard of; the turns from now on have higher ones, also
+    when this database was brought back from a backup. Gives ``fence``, ``lease`` (seconds left,
+    None without one) and ``orders``.
     """
     now = now or utc_now()
     station = current(tx, station)
     station.seen_at = now
+    station.fence = max(station.fence, fence)
     if not _older(state, station.state):
         station.state = state
         tx.flush()
