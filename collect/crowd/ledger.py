@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
-from collect.crowd import standings
+from collect.crowd import observe, standings
 from collect.crowd.tables import LedgerEntry, Participant, utc_now
 from robot_stack.errors import RobotStackError
 
@@ -136,6 +136,7 @@ def _write(tx: Session, values: dict[str, object]) -> LedgerEntry | None:
     if number is None:
         return None
     entry = tx.get_one(LedgerEntry, number)
+    observe.awards.labels(entry.kind).inc()
     if entry.reverses_id is None:
         standings.add(tx, entry, joined)
     else:

@@ -28,7 +28,7 @@ from collect.crowd.boards import check_board, open_board
 from collect.crowd.database import Database, DatabaseBusyError
 from collect.crowd.log import log
 from collect.crowd.observe import viewers
-from collect.crowd.standings import CHANNEL, period_keys, site_version
+from collect.crowd.standings import CHANNEL, QUARTER_S, site_version
 from collect.crowd.tables import utc_now
 
 __all__ = ["Frame", "Frames", "Hub"]
@@ -52,10 +52,11 @@ BEAT = b": still here\n\n"
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A board as everybody sees it: JSON, its tag by content, and the version it is of."""
+    """A board as everybody sees it: JSON, its tag by content, the version that it is of, and the
+    quarter of an hour: days begin and newcomers cease to be without any change of the version."""
 
     version: int
-    period: str
+    quarter: int
     tag: str
     body: bytes
 
@@ -65,7 +66,7 @@ class Frame:
 
 
 class Frames:
-    """The frames of one process: made again when the version or the day has moved."""
+    """The frames of one process: made again when the version or the clock has moved."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -87,6 +88,7 @@ class Frames:
             if kept is not None:
                 return kept
             version, _ = site_version(tx)
+            quarter = _quarter()  # before the board asks for the time: rather too old than too new
             board = open_board(tx, scope, period)
             shown = {
                 "scope": scope,
@@ -100,17 +102,20 @@ class Frames:
             }
             tag = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:20]
             body = json.dumps({"version": version, **shown}, ensure_ascii=False).encode()
-            frame = Frame(version, board.period, tag, body)
+            frame = Frame(version, quarter, tag, body)
             self._kept[scope, period] = frame
             return frame
 
     def _newest(self, tx: Session, scope: str, period: str) -> Frame | None:
-        """The frame that was made already, if it is of this version and day."""
+        """The frame that was made already, if it is of this version and quarter of an hour."""
         kept = self._kept.get((scope, period))
-        version, zone = site_version(tx)
-        if kept is None or kept.version != version:
-            return None
-        return kept if kept.period == period_keys(utc_now(), zone)[period] else None
+        now = (site_version(tx)[0], _quarter())
+        return kept if kept is not None and (kept.version, kept.quarter) == now else None
+
+
+def _quarter() -> int:
+    """Every zone's midnight is at the beginning of one."""
+    return int(utc_now().timestamp() // QUARTER_S)
 
 
 @dataclass(eq=False)

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
@@ -79,6 +80,20 @@ def test_a_reversal_counts_for_the_day_of_what_it_reverses(database: Database) -
         assert standing.reached_at == MONDAY
         with pytest.raises(ledger.LedgerError, match="a reversal itself"):
             ledger.reverse(tx, reversal)
+
+
+def test_entries_are_counted_for_operators_by_kind(database: Database) -> None:
+    def counted() -> list[float]:
+        kinds = ("staff", "reversal")
+        return [REGISTRY.get_sample_value("crowd_awards_total", {"kind": k}) or 0.0 for k in kinds]
+
+    before = counted()
+    with database.begin() as tx:
+        who = make_participant(tx).id
+        first = award(tx, "a", who, 10)
+        assert first is not None and award(tx, "a", who, 10) is None
+        ledger.reverse(tx, first)
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [1.0, 1.0]
 
 
 def test_newcomers_are_new_for_seven_days(database: Database) -> None:

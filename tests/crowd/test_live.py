@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,12 +15,13 @@ import pytest
 from sqlalchemy.orm import Session
 from starlette.types import Message
 
-from collect.crowd import ledger, live
+from collect.crowd import boards, ledger, live
 from collect.crowd.app import create_app
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
 from collect.crowd.live import Frames, Hub
-from collect.crowd.tables import Participant, Task, new_id
+from collect.crowd.standings import NEWCOMER
+from collect.crowd.tables import Participant, Task, new_id, utc_now
 from tests.crowd.factories import make_participant, make_task
 
 WAIT_S = 30.0
@@ -248,6 +250,23 @@ def test_a_frame_is_made_once_a_version(database: Database, ada: str) -> None:
         tx.get_one(Task, kept).active = False
     with pytest.raises(LookupError):
         frames.get(f"task:{kept}", "all")
+
+
+def test_newcomers_leave_the_kept_frame_by_the_clock_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = utc_now()
+    with database.begin() as tx:
+        came = now - NEWCOMER + dt.timedelta(minutes=10)
+        give(tx, make_participant(tx, "Ada", created_at=came).id, 10)
+    frames = Frames(database)
+    first = frames.get("newcomers", "all")
+    assert json.loads(first.body)["count"] == 1
+    for module in (live, boards):
+        monkeypatch.setattr(module, "utc_now", lambda: now + dt.timedelta(minutes=30))
+    second = frames.get("newcomers", "all")
+    assert second.version == first.version
+    assert (json.loads(second.body)["count"], json.loads(second.body)["places"]) == (0, [])
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
