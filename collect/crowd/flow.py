@@ -10,19 +10,21 @@ answers with a redirect to the right one.
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from collect.crowd import consent, plays
 from collect.crowd.security.sessions import Who
-from collect.crowd.tables import Consent, Participant, Play, Station
+from collect.crowd.tables import Consent, Participant, Play, Station, utc_now
 
-__all__ = ["PAGES", "Progress", "Step", "detour", "progress", "station_of"]
+__all__ = ["NEAR", "PAGES", "Progress", "Step", "detour", "progress", "station_of"]
 
 Step = Literal["age", "minor", "consent", "tutorial", "choose", "play", "report"]
+NEAR = dt.timedelta(minutes=10)  # a phone is carried away; the robot moves when a play begins
 
 # The page of each step.
 PAGES: dict[Step, str] = {
@@ -99,10 +101,22 @@ def detour(tx: Session, participant: Participant, page: str) -> str | None:
 
 
 def station_of(tx: Session, who: Who) -> Station | None:
-    """The station that somebody can play at: that of the kiosk, or of the kiosk that sent the
-    phone. None for others: nobody starts a robot from home."""
+    """The station that somebody is at: the kiosk's; at a phone the one whose code it scanned, for
+    ten minutes after that and after each time its owner drove there. None for others: nobody
+    starts a robot from home."""
     session = who.sessions.get("participant")
     if session is None:
         return None if who.kiosk is None else tx.get(Station, who.kiosk.id)
-    near = session.station_id or session.linked_id
-    return None if near is None else tx.get(Station, near)
+    if session.station_id is not None:
+        return tx.get(Station, session.station_id)
+    if session.linked_id is None:
+        return None
+    since = utc_now() - NEAR
+    drove = select(Play.id).where(
+        Play.participant_id == session.participant_id,
+        Play.station_id == session.linked_id,
+        Play.state != "void",  # hands were on the leaders
+        or_(Play.ended_at.is_(None), Play.ended_at > since),
+    )
+    near = session.created_at > since or tx.scalar(drove.limit(1)) is not None
+    return tx.get(Station, session.linked_id) if near else None

@@ -4,9 +4,9 @@
 
 A template has `t("key", **values)`, `csrf_field()` for every form, `csrf_token` for scripts (in a
 `data-csrf` attribute), `who`, `me` (the participant or None), `kiosk`, `staff`, `language`,
-`languages`, `texts_of(language)` (another language's `t`), `config`, `path`, `shows("rewards")`
-(or badges, board: what the reader's incentive arm is about) and `idle_s` (after how many seconds a
-participant at a kiosk is signed out; None for others).
+`languages`, `texts_of(language)` (another language's `t`), `config`, `path`, `here` (where to come
+back to this page), `shows("rewards")` (or badges, board: what the reader's incentive arm is about)
+and `idle_s` (after how many seconds a participant at a kiosk is signed out; None for others).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from collect.crowd.config import CrowdConfig
 from collect.crowd.experiment import shows
 from collect.crowd.i18n import choose_language, translator
 from collect.crowd.security.csrf import FIELD, csrf_token
+from collect.crowd.security.redirects import local_path
 from collect.crowd.security.sessions import Who
 from collect.crowd.site import site_of
 
@@ -63,6 +64,7 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
                 "idle_s": _idle_s(who, config),
                 "config": config,
                 "path": request.url.path,
+                "here": _here(request),
                 "who": who,
                 "me": who.participant,
                 "kiosk": who.kiosk,
@@ -74,6 +76,15 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         )
     )
     return HTMLResponse(page, status_code=status)
+
+
+def _here(request: Request) -> str:
+    """Where this page can be asked for again. What a form is answered with is not at the address of
+    the form: the page that its section begins with is."""
+    path = request.url.path
+    if request.method != "GET":
+        return local_path("/" + path.split("/")[1])
+    return local_path(f"{path}?{request.url.query}".removesuffix("?"), local_path(path))
 
 
 def _idle_s(who: Who, config: CrowdConfig) -> int | None:

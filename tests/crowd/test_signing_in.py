@@ -10,7 +10,7 @@ import pytest
 import segno
 from sqlalchemy import delete, select, text, update
 
-from collect.crowd import people
+from collect.crowd import people, stations
 from collect.crowd.pairing import unpair
 from collect.crowd.tables import (
     Participant,
@@ -247,6 +247,91 @@ def test_unpairing_ends_the_phones_and_links_of_a_kiosk(
     assert mine.go("/me").path == "/signin"
 
 
+@both
+@pytest.mark.parametrize(
+    "drove",
+    [{"state": "finished"}, {"state": "void"}, None],
+    ids=["who drove lately", "whose play nobody took hold of", "who went home"],
+)
+def test_a_phone_is_at_the_robot_for_minutes(
+    drove,
+    visitor,
+    make_browser,
+    make_play,
+    make_task,
+    database,
+    config,
+    station,
+    monkeypatch,
+):
+    """When a play begins the arms move: not because of somebody who has gone."""
+    visitor.join(CARD)
+    with database.begin() as tx:
+        tx.execute(update(Participant).values(tutorial_at=utc_now()))
+    mine = Visitor(make_browser())
+    mine.go(link_of(visitor, monkeypatch).removeprefix(config.origin)).submit("/signin/phone")
+    (ada,), task = everybody(database), make_task()
+    form = mine.go(f"/tasks/{task.id}").page
+    assert "data-count=" in form
+    earlier = utc_now() - dt.timedelta(minutes=11)
+    with database.begin() as tx:
+        tx.execute(
+            update(WebSession).where(WebSession.kind == "participant").values(created_at=earlier)
+        )
+    make_play(ada, station, task, ended_at=earlier)
+    if drove is not None:
+        make_play(ada, station, task, ended_at=utc_now() - dt.timedelta(minutes=9), **drove)
+    mine.go(f"/tasks/{task.id}")
+    near = "data-count=" in mine.page
+    assert near == (drove == {"state": "finished"})
+    mine.page = form  # a page that was open before
+    mine.submit(f"/tasks/{task.id}/start")
+    assert (mine.path == "/play") == near
+    with database.read() as tx:
+        assert len(tx.scalars(select(Play).where(Play.state == "running")).all()) == near
+        assert len(tx.scalars(select(StationLease)).all()) == near
+    if near:
+        return
+    assert "at the robot only" in mine.page
+    # Once more to the kiosk: it is the same person, who is there.
+    visitor.go("/signin")
+    mine.go(link_of(visitor, monkeypatch).removeprefix(config.origin)).submit("/signin/phone")
+    assert [one.id for one in everybody(database)] == [ada.id]
+    mine.go(f"/tasks/{task.id}").submit(f"/tasks/{task.id}/start")
+    assert mine.path == "/play"
+
+
+def test_who_waits_with_a_phone_shows_that_they_have_come(
+    visitor,
+    make_browser,
+    make_participant,
+    make_lease,
+    database,
+    config,
+    station,
+    monkeypatch,
+):
+    visitor.join(CARD)
+    lease = make_lease(station, make_participant())
+    mine = Visitor(make_browser())
+    mine.go(link_of(visitor, monkeypatch).removeprefix(config.origin)).submit("/signin/phone")
+    assert mine.go("/queue").submit("/queue").path == "/queue"
+    earlier = utc_now() - dt.timedelta(minutes=11)
+    with database.begin() as tx:
+        tx.execute(
+            update(WebSession).where(WebSession.kind == "participant").values(created_at=earlier)
+        )
+        stations.release(tx, station, tx.get(Participant, lease.participant_id))
+    mine.go("/queue")
+    assert "your turn" in mine.page and 'action="/queue"' not in mine.page
+    visitor.go("/signin")
+    mine.go(link_of(visitor, monkeypatch).removeprefix(config.origin)).submit("/signin/phone")
+    assert mine.path == "/queue" and "your turn" in mine.page
+    mine.submit("/queue")
+    with database.read() as tx:
+        assert tx.scalars(select(StationLease)).one().participant_id != lease.participant_id
+
+
 def test_a_place_in_the_queue_goes_along(
     browser,
     make_browser,
@@ -381,6 +466,19 @@ def test_a_language_that_there_is_not(language, visitor):
         "/language", data={"language": language, "csrf": csrf(visitor)}
     )
     assert "language=" not in answer.headers.get("set-cookie", "")
+
+
+def test_another_language_is_the_same_page(visitor, make_browser, make_task, config, monkeypatch):
+    task = make_task()
+    address = link_of(visitor.go("/"), monkeypatch).removeprefix(config.origin)
+    for page in (address, f"/board/task:{task.id}?period=week", "/pair", "/signin?problem=card"):
+        phone = Visitor(make_browser())
+        phone.go(page).submit("/language", {"language": "de"})
+        assert str(phone.response.url).removeprefix(config.origin) == page
+        assert '<html lang="de">' in phone.page
+    # An answer to a form is at the form's address, which is no page.
+    visitor.go("/signin").submit("/signin/phone/link").submit("/language", {"language": "de"})
+    assert visitor.path == "/signin" and visitor.error == 200
 
 
 def test_the_way_back_is_a_page_of_ours(visitor):

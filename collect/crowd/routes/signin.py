@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Query, Request
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
-from collect.crowd import boards, experiment, flow, people, phone, turns
+from collect.crowd import boards, experiment, flow, people, phone, queue, turns
 from collect.crowd.config import CrowdConfig, is_loopback
 from collect.crowd.deps import (
     Config,
@@ -111,7 +111,7 @@ def card(
 
 @router.post("/signin/guest")
 def guest(request: Request, site: CurrentSite, kiosk: CurrentKiosk, who: CurrentWho) -> Response:
-    """Take part without a card; nobody can come back as the same guest."""
+    """Take part without a card; a code at /me/data lets the same guest come back."""
     site.limiter.hit("guest", GUESTS, kiosk.id)
     language = choose_language(request, None)
     with site.database.begin() as tx:
@@ -156,17 +156,22 @@ def phone_link(
 
 @router.post("/signin/phone")
 def phone_signin(
-    request: Request, site: CurrentSite, link: Annotated[str, Form(max_length=64)]
+    request: Request,
+    site: CurrentSite,
+    who: CurrentWho,
+    link: Annotated[str, Form(max_length=64)],
 ) -> Response:
-    """Use the link: this phone is signed in, and the kiosk no longer is."""
+    """Use the link: this phone is signed in, and the kiosk no longer is. A phone that has somebody
+    already stays theirs: they show that they are at the robot (see `flow.station_of`)."""
     site.limiter.hit("phone", LINKS, address_of(request))
     try:
         with site.database.begin() as tx:
             row = phone.take(tx, site.key, link)
-            if row.participant_id is None:
+            known = row.participant_id or (who.participant.id if who.participant else None)
+            if known is None:
                 participant = people.newcomer(tx, "phone", row.language)
             else:
-                participant = tx.get_one(Participant, row.participant_id)
+                participant = tx.get_one(Participant, known)
             session = sign_in(
                 tx,
                 request,
@@ -174,7 +179,8 @@ def phone_signin(
                 participant_id=participant.id,
                 linked_id=row.station_id,
             )
-            where = flow.progress(tx, participant).page
+            waits = queue.place(tx, participant) is not None
+            where = "/queue" if waits else flow.progress(tx, participant).page
     except phone.PhoneLinkError:
         return RedirectResponse("/signin?problem=link", status_code=303)
     return _welcome(request, site.config, session, where)

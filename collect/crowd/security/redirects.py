@@ -21,17 +21,18 @@ PAGES = frozenset(
         "play",
         "report",
         "me",
-        "account",
+        "back",
         "board",
         "rewards",
         "help",
+        "pair",
         "staff",
         "free",
     ]
 )
-# Letters, digits and - _ only: no %, \, //, ., @, control or white space that browsers and
-# servers read in different ways.
-PATH = re.compile(r"/(?:[A-Za-z0-9_-]+(?:/[A-Za-z0-9_-]+)*)?")
+# Letters, digits and - _ only, and : after the first segment (/board/task:cube): no %, \, //, ., @,
+# control or white space that browsers and servers read in different ways.
+PATH = re.compile(r"/(?:[A-Za-z0-9_-]+(?:/[A-Za-z0-9_:-]+)*)?")
 QUERY = re.compile(r"[A-Za-z0-9_=&+-]{0,200}")
 MAX = 300
 
