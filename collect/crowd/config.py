@@ -87,7 +87,9 @@ class SessionsConfig:
 class RetentionConfig:
     """After how many days without a visit something is forgotten.
 
-    ``card_days``: the keyed hash of a card. ``guest_days``: a guest without a nickname.
+    ``card_days``: the keyed hash of a card. ``guest_days``: a guest without a nickname or a
+    recording for research. With either go the recordings that were not given for research; people
+    are told so when they consent, so longer days are for who comes from then on.
     ``session_days``: ended sessions and used pairing codes. ``audit_days``: what staff did.
     """
 

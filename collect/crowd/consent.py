@@ -21,6 +21,7 @@ from robot_stack.errors import RobotStackError
 
 __all__ = [
     "REQUIRED",
+    "RESEARCH",
     "SCOPES",
     "ConsentError",
     "add",
@@ -33,10 +34,12 @@ __all__ = [
     "read_texts",
     "valid",
     "withdraw",
+    "withdraw_again",
 ]
 
 SCOPES = ("record", "research", "clips")
 REQUIRED = "record"  # nobody plays without
+RESEARCH = "research"  # nothing leaves the site without
 DEFAULT = Path(__file__).parent / "texts" / "consent.yaml"
 MAX_VERSION = 16
 MAX_TITLE = 200
@@ -153,22 +156,19 @@ def withdraw(
     now = now or utc_now()
     if REQUIRED in wanted:
         wanted = set(SCOPES)
-    changed = []
-    for consent in tx.scalars(
-        select(Consent).where(
-            Consent.participant_id == participant.id, Consent.withdrawn_at.is_(None)
-        )
-    ):
-        held = _scopes(consent)
-        if not held & wanted:
-            continue
-        stamp = now.isoformat(timespec="seconds")
-        consent.withdrawn = consent.withdrawn | dict.fromkeys(sorted(held & wanted), stamp)
-        if not held - wanted:
-            consent.withdrawn_at = now
-        changed.append(consent)
+    given = tx.scalars(select(Consent).where(Consent.participant_id == participant.id))
+    changed = [consent for consent in given if _take_back(consent, wanted, now)]
     tx.flush()
     return changed
+
+
+def withdraw_again(tx: Session, consent_id: str, withdrawn: Mapping[str, dt.datetime]) -> bool:
+    """Take back what was taken back of one consent, as `Consent.withdrawn` of elsewhere names it: a
+    database that was brought back from a backup has it still. False when it hasn't."""
+    consent = tx.get(Consent, consent_id)
+    if consent is None:
+        return False
+    return sum(_take_back(consent, {scope}, when) for scope, when in withdrawn.items()) > 0
 
 
 def blocks(body: str) -> list[Block]:
@@ -261,6 +261,18 @@ def _scopes(consent: Consent) -> set[str]:
     if consent.withdrawn_at is not None:
         return set()
     return set(consent.scopes) - set(consent.withdrawn)
+
+
+def _take_back(consent: Consent, wanted: set[str], now: dt.datetime) -> bool:
+    """Whether a consent had any of the scopes until now."""
+    held = _scopes(consent)
+    if not held & wanted:
+        return False
+    stamp = now.isoformat(timespec="seconds")
+    consent.withdrawn = consent.withdrawn | dict.fromkeys(sorted(held & wanted), stamp)
+    if not held - wanted:
+        consent.withdrawn_at = now
+    return True
 
 
 def _text(path: Path, language: str, text: Any) -> tuple[str, str]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Table, delete, exists, or_, select, update
+from sqlalchemy import Table, Text, cast, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from collect.crowd import consent, review, tasks, video
@@ -34,7 +35,7 @@ from collect.crowd.tables import (
     utc_now,
 )
 
-__all__ = ["KEPT", "REASONS", "erase", "erase_again", "sweep", "withdraw"]
+__all__ = ["KEPT", "REASONS", "erase", "erase_again", "forget_plays", "sweep", "withdraw"]
 
 REASONS = ("asked", "retention", "staff")
 # Tables whose rows of a participant stay, under its id alone: sums and stocks must be right.
@@ -63,7 +64,6 @@ def erase(
         _forget_play(tx, play, reason, now)
         subjects.add(play.id)
         play.participant_id = play.task_id = play.consent_id = None
-        play.seconds = play.claimed = play.ended_by = None
     tx.flush()
     _forget_audit(tx, subjects, {str(word) for word in words})
     for table in reversed(Base.metadata.sorted_tables):
@@ -94,7 +94,8 @@ def erase_again(tx: Session, tombstone: Tombstone) -> bool:
         row = tx.get(Participant, tombstone.id)
         return row is not None and erase(tx, row, reason=tombstone.reason, now=tombstone.erased_at)
     play = tx.get(Play, tombstone.id)
-    return play is not None and _forget_play(tx, play, tombstone.reason, tombstone.erased_at)
+    found = [] if play is None else [play]
+    return bool(forget_plays(tx, found, reason=tombstone.reason, now=tombstone.erased_at))
 
 
 def withdraw(
@@ -105,19 +106,24 @@ def withdraw(
 ) -> list[str]:
     """Take consent back; the ids of plays that are gone with it. `sweep` must follow the commit.
 
-    Without `record` the recordings and what was measured and answered of them go; the points that
-    they earned stay. Without `clips` no clip is shown any more, and its files go. Without
+    Without `record` the recordings and what was measured, answered and noted of them go; the points
+    that they earned stay. Without `clips` no clip is shown any more, and its files go. Without
     `research` nothing goes: no export has it from now on.
     """
     now = now or utc_now()
     consent.withdraw(tx, participant, scopes, now)
     if consent.REQUIRED not in set(scopes):
         return []
-    gone = []
-    for play in tx.scalars(select(Play).where(Play.participant_id == participant.id)).all():
-        if _forget_play(tx, play, "asked", now):
-            gone.append(play.id)
+    theirs = tx.scalars(select(Play).where(Play.participant_id == participant.id)).all()
+    return forget_plays(tx, theirs, reason="asked", now=now)
+
+
+def forget_plays(tx: Session, plays: Iterable[Play], *, reason: str, now: dt.datetime) -> list[str]:
+    """Forget what was recorded, measured and answered of plays, and what staff said of them; the
+    ids of those that had not been forgotten before. `sweep` must follow the commit."""
+    gone = [play.id for play in plays if _forget_play(tx, play, reason, now)]
     tx.flush()
+    _forget_audit(tx, set(gone))
     return gone
 
 
@@ -166,16 +172,16 @@ def sweep(database: Database, config: CrowdConfig) -> int:
 def _forget_play(tx: Session, play: Play, reason: str, now: dt.datetime) -> bool:
     """Empty a play of what was recorded, measured and answered; its file is named until it is
     gone. False when that was done before."""
-    if tx.get(Tombstone, play.id) is not None:
-        return False
     review.forget(tx, play.id)
     if play.state == "running":
         play.ended_at = now
     play.state = "void"
     play.metrics = {}
-    play.checked = None
+    play.seconds = play.claimed = play.checked = play.ended_by = None
     play.likert_intuitive = play.likert_fun = play.likert_did = None
     play.synced_at = None
+    if tx.get(Tombstone, play.id) is not None:
+        return False
     tx.add(Tombstone(id=play.id, kind="play", erased_at=now, reason=reason))
     return True
 
@@ -192,9 +198,13 @@ def _delete_rows(tx: Session, table: Table, participant_id: str) -> None:
         tx.execute(delete(table).where(or_(*(c == participant_id for c in columns))))
 
 
-def _forget_audit(tx: Session, subjects: set[str], words: set[str]) -> None:
-    """That staff did something stays; whom it was done to and any name goes."""
-    for entry in tx.scalars(select(AuditEntry)):
+def _forget_audit(tx: Session, subjects: set[str], words: Set[str] = frozenset()) -> None:
+    """That staff did something stays; to which of ``subjects``, and any of ``words``, goes."""
+    detail = cast(AuditEntry.detail, Text)  # all that was ever done is too much to be loaded
+    somewhere = [detail.contains(json.dumps(word)[1:-1], autoescape=True) for word in sorted(words)]
+    for entry in tx.scalars(
+        select(AuditEntry).where(or_(AuditEntry.subject.in_(subjects | words), *somewhere))
+    ):
         named = any(word == entry.subject or _mentions(entry.detail, word) for word in words)
         if named or entry.subject in subjects:
             entry.detail = {}

@@ -10,34 +10,40 @@ from typing import Any
 
 from sqlalchemy import select
 
-from collect.crowd import data_rights
+from collect.crowd import consent, data_rights
 from collect.crowd.commands import config_argument, config_of
 from collect.crowd.database import Database
 from collect.crowd.migrate import migrate
-from collect.crowd.tables import AuditEntry, Participant, Tombstone
+from collect.crowd.tables import AuditEntry, Consent, Participant, Tombstone
 from robot_stack.errors import ConfigError
 
 __all__ = ["add_arguments", "run"]
 
 KINDS = ("participant", "play")
+CONSENT = "consent"  # lines of the list that are no tombstones
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Erase participants for good, as they can do themselves at /me/data: recordings, nickname, "
         "card, answers. Ids are those of the staff's page of participants. A database that was "
-        "brought back from a backup has whoever was erased since in it again: keep the list of "
-        "tombstones apart from the database, and erase them anew before the site is served."
+        "brought back from a backup has whoever was erased since in it again, and every consent "
+        "that was taken back since: keep the list of both apart from the database, and have it "
+        "done anew before the site is served."
     )
     parser.epilog = (
         "examples:\n"
         "  robot-stack crowd erase 0d1f4f3e-4c9e-4a52-9b57-0f2a2c8a2d11\n"
-        "  robot-stack crowd erase --list > tombstones.jsonl     often, kept elsewhere\n"
-        "  robot-stack crowd erase --again tombstones.jsonl      after a backup was brought back"
+        "  robot-stack crowd erase --list > forgotten.jsonl     often, kept elsewhere\n"
+        "  robot-stack crowd erase --again forgotten.jsonl      after a backup was brought back"
     )
     parser.add_argument("ids", nargs="*", metavar="ID", help="participants to erase")
-    parser.add_argument("--list", action="store_true", help="print tombstones, a line each")
-    parser.add_argument("--again", type=Path, metavar="FILE", help="erase what these lines name")
+    parser.add_argument(
+        "--list", action="store_true", help="print what was erased and taken back, a line each"
+    )
+    parser.add_argument(
+        "--again", type=Path, metavar="FILE", help="erase and take back what these lines name"
+    )
     config_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
 
@@ -51,20 +57,25 @@ def run(args: argparse.Namespace) -> int:
         migrate(database)
         if args.list:
             return _list(database, args.json)
-        erased = _again(database, args.again) if args.again else _erase(database, args.ids)
+        withdrawn = 0
+        if args.again:
+            erased, withdrawn = _again(database, args.again)
+        else:
+            erased = _erase(database, args.ids)
         files = data_rights.sweep(database, config)
     finally:
         database.close()
     if not args.json:
-        print(f"erased {erased}, and {files} of their files")
-    print(json.dumps({"ok": True, "erased": erased, "files": files}))
+        print(f"erased {erased}, took {withdrawn} consents back; {files} files went with them")
+    print(json.dumps({"ok": True, "erased": erased, "withdrawn": withdrawn, "files": files}))
     return 0
 
 
 def _list(database: Database, only_json: bool) -> int:
     with database.read() as tx:
         graves = tx.scalars(select(Tombstone).order_by(Tombstone.erased_at, Tombstone.id)).all()
-    rows = [
+        given = tx.scalars(select(Consent).order_by(Consent.given_at, Consent.id)).all()
+    rows: list[dict[str, Any]] = [
         {
             "id": grave.id,
             "kind": grave.kind,
@@ -73,8 +84,13 @@ def _list(database: Database, only_json: bool) -> int:
         }
         for grave in graves
     ]
+    rows += [
+        {"id": row.id, "kind": CONSENT, "withdrawn": row.withdrawn}
+        for row in given
+        if row.withdrawn
+    ]
     if only_json:
-        print(json.dumps({"ok": True, "tombstones": rows}))
+        print(json.dumps({"ok": True, "forgotten": rows}))
     else:  # lines alone: they are for a file
         for row in rows:
             print(json.dumps(row))
@@ -95,18 +111,21 @@ def _erase(database: Database, ids: list[str]) -> int:
     return count
 
 
-def _again(database: Database, path: Path) -> int:
+def _again(database: Database, path: Path) -> tuple[int, int]:
+    """How many were erased, and how many consents taken back, that a backup had again."""
     try:
-        lines = path.read_text("utf-8").splitlines()
-        graves = [_grave(json.loads(line)) for line in lines if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        graves = [_grave(line) for line in lines if line["kind"] != CONSENT]
+        taken = [_taken_back(line) for line in lines if line["kind"] == CONSENT]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path} is no list of tombstones ({error}); `crowd erase --list` prints one"
+            f"{path} is no list of what was erased ({error}); `crowd erase --list` prints one"
         ) from error
     # Participants first: their plays go with them.
     graves.sort(key=lambda grave: KINDS.index(grave.kind))
     with database.begin() as tx:
-        return sum(data_rights.erase_again(tx, grave) for grave in graves)
+        erased = sum(data_rights.erase_again(tx, grave) for grave in graves)
+        return erased, sum(consent.withdraw_again(tx, *row) for row in taken)
 
 
 def _grave(row: dict[str, Any]) -> Tombstone:
@@ -121,3 +140,15 @@ def _grave(row: dict[str, Any]) -> Tombstone:
     if grave.erased_at.tzinfo is None:
         raise ValueError(f"{grave.erased_at} has no time zone")
     return grave
+
+
+def _taken_back(row: dict[str, Any]) -> tuple[str, dict[str, dt.datetime]]:
+    """A consent's id, and since when which of its scopes holds no longer."""
+    withdrawn = {
+        str(scope): dt.datetime.fromisoformat(when) for scope, when in row["withdrawn"].items()
+    }
+    if unknown := set(withdrawn) - set(consent.SCOPES):
+        raise ValueError(f"scope {min(unknown)!r} is unknown")
+    if any(when.tzinfo is None for when in withdrawn.values()):
+        raise ValueError(f"{row['withdrawn']} has no time zone")
+    return str(row["id"]), withdrawn

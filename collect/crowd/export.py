@@ -25,7 +25,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from collect.crowd import review
+from collect.crowd import consent, review
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
 from collect.crowd.export_files import (
@@ -208,7 +208,7 @@ def _one(
         salt=bytes.fromhex(state.salt),
         contributor=state.names[one.participant.id],
         station=state.names[play.station_id],
-        consent=f"version {one.consent.version}: {state.terms['scope']}",
+        consent=f"version {one.consent.version}: {consent.RESEARCH}",
         secrets=hidden,
     )
     episode = f"episodes/{identity.uuid}.hdf5"
@@ -246,7 +246,7 @@ def _entry(
         "task": play.task_id,
         "kind": play.kind,
         "rows": copied.rows,
-        "seconds": play.seconds,
+        "seconds": play.took_s,
         "ended_by": play.ended_by,
         "claimed": play.claimed,
         "checked": play.checked,

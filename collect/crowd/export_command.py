@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from collect.crowd import consent
 from collect.crowd.commands import config_argument, config_of
 from collect.crowd.database import Database
 from collect.crowd.export import Summary, export, survey
@@ -24,7 +23,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Write a dataset of the plays whose consent covers it now: given before the play, not "
+        "Write a dataset of the plays that were given for research: before they were played, not "
         "taken back, by nobody who was erased or hidden, each with the very file that the station "
         "sent. Contributors get new pseudonyms in every export. Reviewers' labels lie beside the "
         "recordings, one line a row. Killed, it is taken up again by the same command."
@@ -36,9 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "  robot-stack crowd export best --min-quality 3 --since 2026-11-01"
     )
     parser.add_argument("directory", type=Path, help="must not exist; DIR.part is written first")
-    parser.add_argument(
-        "--scope", choices=consent.SCOPES, default="research", help="of the consent (research)"
-    )
     parser.add_argument(
         "--min-quality", type=int, choices=range(4), metavar="0-3", help="by reviewers, at least"
     )
@@ -56,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     since = None
     if args.since is not None:
         since = dt.datetime.combine(args.since, dt.time(), dt.UTC)
-    terms = Terms(args.scope, args.min_quality, since)
+    terms = Terms(args.min_quality, since)
     database = Database(config.database)
     try:
         migrate(database)

@@ -42,16 +42,15 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What is asked for: the ``scope`` of the consent, a least ``quality`` (0-3) by reviewers, and
-    plays that began at ``since`` or later."""
+    """What is asked for: a least quality (0-3) by reviewers, and plays that began at ``since`` or
+    later."""
 
-    scope: str = "research"
     min_quality: int | None = None
     since: dt.datetime | None = None
 
     def as_dict(self) -> dict[str, str | int | None]:
         return {
-            "scope": self.scope,
+            "scope": consent.RESEARCH,
             "min_quality": self.min_quality,
             "since": None if self.since is None else self.since.isoformat(),
         }
@@ -102,7 +101,7 @@ def _judged(tx: Session, terms: Terms) -> Iterator[tuple[Chosen | None, str | No
         .order_by(Play.started_at, Play.id)
     )
     for play, participant, given, verdict, buried in rows:
-        reason = _person(play, participant, buried) or _agreement(play, given, terms.scope)
+        reason = _person(play, participant, buried) or _agreement(play, given)
         reason = reason or _asked_for(play, verdict, terms)
         if reason is not None or participant is None or given is None:
             yield None, reason or "no_consent"
@@ -122,12 +121,13 @@ def _person(play: Play, participant: Participant | None, buried: bool) -> str | 
     return "hidden" if participant.hidden else None
 
 
-def _agreement(play: Play, given: Consent | None, scope: str) -> str | None:
+def _agreement(play: Play, given: Consent | None) -> str | None:
     """The consent that the play was driven under must be the driver's own, older than the play,
-    and hold now, for this use and for recording as such."""
+    and hold now, for research and for recording as such. No other scope lets anything out: `record`
+    is for the site itself, `clips` for a clip on its pages."""
     if given is None or given.participant_id != play.participant_id:
         return "no_consent"
-    wanted = {scope, consent.REQUIRED}
+    wanted = {consent.RESEARCH, consent.REQUIRED}
     if not wanted <= set(given.scopes):
         return "not_agreed"
     if given.given_at > play.started_at:

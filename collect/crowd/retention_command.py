@@ -14,7 +14,8 @@ __all__ = ["add_arguments", "run"]
 
 NAMES = {
     "cards": "keyed hashes of cards that were long not seen",
-    "guests": "guests without a nickname or a recording",
+    "guests": "guests without a nickname or a recording for research",
+    "recordings": "recordings of people long not seen, which they did not give for research",
     "sessions": "sessions that have ended",
     "pairing_codes": "pairing codes that have ended",
     "phone_links": "links to a phone that have ended",
@@ -27,8 +28,9 @@ NAMES = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Forget what the settings' `retention:` says: hashes of cards after card_days without a "
-        "visit, guests who left neither nickname nor recording after guest_days, ended sessions "
-        "and codes after session_days, what staff did after audit_days. `serve` does it daily."
+        "visit, guests who left neither nickname nor recording for research after guest_days, "
+        "everybody's other recordings after the same days, ended sessions and codes after "
+        "session_days, what staff did after audit_days. `serve` does it daily."
     )
     parser.epilog = (
         "examples:\n"

@@ -300,17 +300,15 @@ def test_anothers_consent_is_none(database, config, key, record, tmp_path):
     assert left_out(database, config, key, tmp_path) == (1, {"no_consent": 1})
 
 
-def test_each_scope_is_asked_for_itself(database, config, key, record, make_participant, tmp_path):
+def test_who_did_not_agree_to_research_is_in_no_export(
+    database, config, key, record, make_participant, tmp_path
+):
     for scopes in (["record"], ["record", "research"], ["record", "clips"]):
         ada = make_participant()
         with database.begin() as tx:
             row = factories.make_consent(tx, ada, scopes=scopes, given_at=utc_now() - 3 * HOUR)
         record(ada, consent_id=row.id)
-    for scope, count in (("record", 3), ("research", 1), ("clips", 1)):
-        done = run(database, config, key, tmp_path / scope, scope=scope)
-        assert (done.episodes, done.left_out) == (
-            count, {"not_agreed": 3 - count} if count < 3 else {},
-        )  # fmt: skip
+    assert left_out(database, config, key, tmp_path) == (1, {"not_agreed": 2})
 
 
 def test_a_file_elsewhere_is_not_taken(database, config, key, record, tmp_path):
@@ -350,8 +348,7 @@ def test_withdrawn_while_it_is_copied_is_not_in_it(database, config, key, record
 def test_whatever_the_mix_nothing_without_consent_gets_out(database):
     """Judged here by hand, field by field, without the site's own functions."""
     moment = dt.datetime(2026, 11, 21, tzinfo=dt.UTC)
-    scopes = ("record", "research", "clips")
-    subset = st.lists(st.sampled_from(scopes), unique=True)
+    subset = st.lists(st.sampled_from(("record", "research", "clips")), unique=True)
     one = st.fixed_dictionaries(
         {
             "scopes": subset,
@@ -366,10 +363,10 @@ def test_whatever_the_mix_nothing_without_consent_gets_out(database):
         }
     )
 
-    def allowed(case, scope):
+    def allowed(case):
         return (
             case["consent"] == "own"
-            and {"record", scope} <= set(case["scopes"]) - set(case["withdrawn"])
+            and {"record", "research"} <= set(case["scopes"]) - set(case["withdrawn"])
             and not case["all_withdrawn"]
             and case["given"] <= 0
             and case["state"] == "synced"
@@ -379,8 +376,8 @@ def test_whatever_the_mix_nothing_without_consent_gets_out(database):
         )
 
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-    @given(cases=st.lists(one, max_size=6), scope=st.sampled_from(scopes))
-    def check(cases, scope):
+    @given(cases=st.lists(one, max_size=6))
+    def check(cases):
         with database.begin() as tx:
             for table in reversed(Base.metadata.sorted_tables):
                 tx.execute(delete(table))
@@ -411,10 +408,10 @@ def test_whatever_the_mix_nothing_without_consent_gets_out(database):
                 )  # fmt: skip
                 tx.add(play)
                 tx.flush()
-                if allowed(case, scope):
+                if allowed(case):
                     wanted.add(play.id)
         with database.read() as tx:
-            found = choose(tx, Terms(scope))
+            found = choose(tx, Terms())
         assert {one.play.id for one in found.chosen} == wanted
         assert found.left_out.total() == len(cases) - len(wanted)
 
@@ -451,7 +448,7 @@ def test_one_that_was_killed_goes_on_where_it_was(database, config, key, record,
     (again,) = [play for play in plays if play.id == finished["play"]]
     reviewed(database, again, make_staff("reviewer"))
     with pytest.raises(ConfigError, match="begun with other options"):
-        export(database, config, key, target, Terms(scope="clips"))
+        export(database, config, key, target, Terms(min_quality=1))
     done = export(database, config, key, target, Terms())
     assert done.episodes == 4
     entries = {entry["uuid"]: entry for entry in manifest(target)["episodes"]}
@@ -501,3 +498,5 @@ def test_the_command_surveys_then_writes(config_file, record, tmp_path, capsys):
     assert "1 episodes by 1 contributors" in lines[0]
     assert json.loads(lines[-1])["bytes"] == said["bytes"]
     assert main(words) != 0
+    with pytest.raises(SystemExit):  # what is given out was given for research, and nothing else
+        main([*words, "--scope", "record"])
