@@ -6,8 +6,10 @@ the name. Whether name, password or code was wrong is not said, nor told by the 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
+from collections.abc import Iterator
 
 import pyotp
 from pwdlib import PasswordHash
@@ -16,6 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from collect.crowd.keys import SiteKey
+from collect.crowd.security.rate_limit import TooManyError
 from collect.crowd.security.sessions import end_all
 from collect.crowd.site import Site
 from collect.crowd.tables import AuditEntry, Staff
@@ -25,6 +28,7 @@ __all__ = [
     "ROLES",
     "SignInRefusedError",
     "add_staff",
+    "change_password",
     "check_password",
     "disable",
     "enrolment_uri",
@@ -37,8 +41,12 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,31}")
 MIN_PASSWORD = 12
 MAX_PASSWORD = 128  # hashing more would be a way to keep the site busy
 STEP_S = 30  # RFC 6238
-BY_ACCOUNT = "5 per 15 minutes"
+SIGN_IN = "staff sign-in"
 BY_ADDRESS = "30 per 15 minutes"
+BY_BOTH = "5 per 15 minutes"  # of an account from one address
+# Of an account from wherever: so high that nobody is kept out by somebody who knows a name.
+BY_ACCOUNT = "100 per 15 minutes"
+BY_CODE = "5 per 15 minutes"  # of an account by who has its password, from wherever
 COMMON = re.compile(
     r"passwor[dt]|qwert|asdf|letmein|welcome|willkommen|iloveyou|robot.?stack|change.?me|123456|abcdef",
     re.IGNORECASE,
@@ -125,28 +133,60 @@ def enrolment_uri(origin: str, name: str, secret: str) -> str:
 
 
 def verify(site: Site, name: str, password: str, code: str, address: str) -> Staff:
-    """Who signs in. SignInRefusedError, or TooManyError after five attempts in a quarter hour.
+    """Who signs in. SignInRefusedError; TooManyError after too many attempts (see `BY_BOTH`).
 
     A code is good for its own 30 s and those before and after, once. Not inside ``begin()``.
     """
+    with _proven(site, name, password, code, address) as (tx, staff):
+        tx.add(AuditEntry(staff_id=staff.id, action="signed in", subject=staff.id))
+    return staff
+
+
+def change_password(
+    site: Site, staff: Staff, password: str, code: str, new: str, address: str
+) -> None:
+    """Another password for somebody who has the old one and a code; ends all of its sessions.
+
+    ConfigError for a bad one, else as `verify`. Not inside ``begin()``.
+    """
+    check_password(new, staff.name)
+    hashed = _hasher.hash(new)
+    with _proven(site, staff.name, password, code, address) as (tx, row):
+        row.password_hash = hashed
+        end_all(tx, staff_id=row.id)
+        tx.add(AuditEntry(staff_id=row.id, action="password changed", subject=row.id))
+
+
+@contextlib.contextmanager
+def _proven(
+    site: Site, name: str, password: str, code: str, address: str
+) -> Iterator[tuple[Session, Staff]]:
+    """The one who has name, password and code, in a write in which the code is used up."""
     name = name.strip().lower()[:64]
-    site.limiter.hit("staff sign-in", BY_ADDRESS, f"address:{address}")
-    site.limiter.hit("staff sign-in", BY_ACCOUNT, f"account:{name}")
+    account = f"account:{name}"
+    both = f"{account} address:{address}"
+    site.limiter.hit(SIGN_IN, BY_ADDRESS, f"address:{address}")
+    site.limiter.hit(SIGN_IN, BY_BOTH, both)
+    site.limiter.hit(SIGN_IN, BY_ACCOUNT, account)
     with site.database.read() as tx:
         found = tx.scalar(select(Staff).where(Staff.name == name))
     hashed = _NOBODY if found is None else found.password_hash
     right = len(password) <= MAX_PASSWORD and _hasher.verify(password[:MAX_PASSWORD], hashed)
     if found is None or found.disabled or not right:
         raise SignInRefusedError
+    try:
+        site.limiter.hit("staff code", BY_CODE, account)
+    except TooManyError:
+        raise SignInRefusedError from None  # that the password was right is not told
     with site.database.begin() as tx:
         staff = tx.get(Staff, found.id)
         step = None if staff is None else _step(site.key, staff, code)
         if staff is None or staff.disabled or step is None:
             raise SignInRefusedError
         staff.totp_step = step
-        tx.add(AuditEntry(staff_id=staff.id, action="signed in", subject=staff.id))
-    site.limiter.forgive("staff sign-in", BY_ACCOUNT, f"account:{name}")
-    return staff
+        yield tx, staff
+    site.limiter.forgive(SIGN_IN, BY_BOTH, both)
+    site.limiter.forgive("staff code", BY_CODE, account)
 
 
 def _step(key: SiteKey, staff: Staff, code: str) -> int | None:

@@ -29,6 +29,7 @@ from tests.crowd.factories import PASSWORD, TOTP_SECRET
 DATABASES = ["sqlite"]
 PAGES = {
     "/staff": {"reviewer", "operator", "admin"},
+    "/staff/password": {"reviewer", "operator", "admin"},
     "/staff/review": {"reviewer", "admin"},
     "/staff/stations": {"operator", "admin"},
     "/staff/names": {"operator", "admin"},
@@ -113,6 +114,17 @@ def test_each_role_sees_its_pages_and_is_shown_the_way_to_those_only(browser, ma
         assert (f'href="{page}"' in home) == (role in roles), page
 
 
+def test_every_page_of_an_operator_looks_for_calls_and_no_other(browser, make_staff):
+    for role in ("operator", "admin", "reviewer"):
+        browser.sign_in(staff=make_staff(role))
+        for page in (page for page, roles in PAGES.items() if role in roles):
+            text = browser.get(page).text
+            looks = "/static/staff.js" in text, "data-help-said" in text
+            assert looks == ((role != "reviewer"),) * 2, (role, page)
+    for script in ("staff.js", "sound.js"):
+        assert browser.get(f"/static/{script}").status_code == 200
+
+
 def test_pages_in_german_have_every_text(browser, make_staff):
     browser.sign_in(staff=make_staff("admin"))
     for page in PAGES:
@@ -175,6 +187,22 @@ def test_hiding_takes_somebody_off_the_boards_and_back(
     assert [entry[1] for entry in log_of(database)] == ["hidden", "shown again"]
 
 
+def test_a_slip_at_the_age_gate_is_not_for_ever(browser, database, make_staff, make_participant):
+    """A card is the same person's next time: without this it would never let anybody drive."""
+    cleo, dora = make_participant("Cleo", adult=False, kind="card"), make_participant("Dora")
+    browser.sign_in(staff=make_staff("operator"))
+    assert browser.get("/staff/participants").text.count("/age\"") == 1
+    for _ in range(2):
+        for who in (cleo, dora):
+            answer = browser.post(f"/staff/participants/{who.id}/age")
+            assert answer.headers["location"] == "/staff/participants"
+    with database.read() as tx:
+        assert tx.get(Participant, cleo.id).adult is None
+        assert tx.get(Participant, dora.id).adult is True
+    assert [entry[1:3] for entry in log_of(database)] == [("age asked again", cleo.id)]
+    assert browser.post(f"/staff/participants/{new_id()}/age").status_code == 404
+
+
 @pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)
 def test_a_search_finds_parts_of_names_and_no_patterns(browser, make_staff, make_participant):
     browser.sign_in(staff=make_staff("operator"))
@@ -195,8 +223,9 @@ def test_plays_are_filtered_and_sorted_by_what_is_allowed_only(
     ada, station, task = make_participant("Ada"), make_station(), make_task()
     make_play(ada, station, task, seconds=11.0, state="synced")
     make_play(ada, station, seconds=22.0)
+    make_play(ada, station, seconds=5.0, metrics={"seconds": 17.4})
     everything = browser.get("/staff/plays?sort=longest").text
-    assert everything.index(">22<") < everything.index(">11<")
+    assert everything.index(">22<") < everything.index(">17<") < everything.index(">11<")
     for query, there in (
         ("state=synced", "11"),
         ("kind=free", "22"),
@@ -233,10 +262,14 @@ def test_help_is_answered_once(browser, database, make_staff, make_station):
     browser.sign_in(staff=staff)
     page = browser.get("/staff/help").text
     assert station.name in page
+    assert browser.get("/api/staff/help").json() == {"waiting": 1}
+    for listing in (page, browser.get("/staff").text):
+        assert 'data-help-list="1"' in listing
     where = re.search(r"/staff/help/[0-9a-f-]{36}", page)[0]
     for _ in range(2):
         assert browser.post(where).status_code == 303
     assert [entry[1] for entry in log_of(database)] == ["help answered"]
+    assert browser.get("/api/staff/help").json() == {"waiting": 0}
     with database.read() as tx:
         assert tx.scalar(select(HelpRequest)).answered_by == staff.id
 
@@ -320,6 +353,31 @@ def test_accounts_are_added_renewed_and_disabled_by_admins(
     ]
     log = browser.get("/staff/audit").text
     assert admin.name in log and "staff renewed" in log and password not in log
+
+
+def test_staff_choose_a_password_of_their_own(browser, make_browser, database, make_staff, app):
+    ada = make_staff("reviewer", name="ada")
+    browser.sign_in(staff=ada)
+    elsewhere = make_browser().sign_in(staff=ada)
+    new = "seven yellow bicycles"
+    form = {"password": PASSWORD, "new": new, "again": new, "code": code()}
+    for change, said in (
+        ({"again": new + "s"}, "two new passwords differ"),
+        ({"new": "ada ada ada ada", "again": "ada ada ada ada"}, "easily guessed"),
+        ({"password": new}, "present password or the code is wrong"),
+        ({"code": code(-10)}, "present password or the code is wrong"),
+    ):
+        answer = browser.post("/staff/password", data=form | change)
+        assert answer.status_code == 422 and said in answer.text, change
+    assert elsewhere.get("/staff").status_code == 200
+    answer = browser.post("/staff/password", data=form)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/staff")
+    assert browser.get("/staff").status_code == 200
+    assert elsewhere.get("/staff").status_code == 303, "the other browser stays signed in"
+    assert log_of(database) == [(ada.id, "password changed", ada.id, {})]
+    with pytest.raises(accounts.SignInRefusedError):
+        accounts.verify(app.state.site, "ada", PASSWORD, code(1), "a")
+    assert accounts.verify(app.state.site, "ada", new, code(1), "a").id == ada.id
 
 
 def test_only_admins_make_admins(browser, database, make_staff):

@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
-from sqlalchemy import func, select
+from sqlalchemy import select
 from starlette.responses import RedirectResponse, Response
 
 from collect.crowd import accounts, review
 from collect.crowd.accounts import MAX_PASSWORD, SignInRefusedError
 from collect.crowd.deps import CurrentSite, CurrentStaff, CurrentWho, Db, address_of
 from collect.crowd.leases import online
-from collect.crowd.routes.staff_people import open_cases
+from collect.crowd.routes.staff_people import open_calls, open_cases
 from collect.crowd.security.sessions import set_cookie, sign_in, sign_out
-from collect.crowd.tables import HelpRequest, Station
+from collect.crowd.site import Site
+from collect.crowd.tables import Station
 from collect.crowd.templating import render
+from robot_stack.errors import ConfigError
 
 __all__ = ["router"]
 
@@ -41,11 +43,7 @@ def sign_staff_in(
         staff = accounts.verify(site, name, password, code, address_of(request))
     except SignInRefusedError:
         return render(request, "staff/signin.html", 401, refused=True, name=name)
-    with site.database.begin() as tx:
-        session = sign_in(tx, request, "staff", staff_id=staff.id)
-    response = RedirectResponse("/staff", status_code=303)
-    set_cookie(response, request, session)
-    return response
+    return _begin(request, site, staff.id)
 
 
 @router.post("/staff/signout")
@@ -55,6 +53,36 @@ def sign_staff_out(request: Request, db: Db, _: CurrentWho) -> Response:
     with db.begin() as tx:
         sign_out(tx, request, response, "staff")
     return response
+
+
+@router.get("/staff/password")
+def password_page(request: Request, _: CurrentStaff) -> Response:
+    """The form for a password of one's own choice."""
+    return render(request, "staff/password.html", problem=None)
+
+
+@router.post("/staff/password")
+def change_password(
+    request: Request,
+    site: CurrentSite,
+    staff: CurrentStaff,
+    password: Annotated[str, Form(min_length=1, max_length=MAX_PASSWORD)],
+    new: Annotated[str, Form(min_length=1, max_length=MAX_PASSWORD)],
+    again: Annotated[str, Form(min_length=1, max_length=MAX_PASSWORD)],
+    code: Annotated[str, Form(min_length=1, max_length=16)],
+) -> Response:
+    """Change one's password; every other browser of this account is signed out."""
+    problem = "differ" if new != again else None
+    try:
+        if problem is None:
+            accounts.change_password(site, staff, password, code, new, address_of(request))
+    except ConfigError:
+        problem = "weak"
+    except SignInRefusedError:
+        problem = "refused"
+    if problem is not None:
+        return render(request, "staff/password.html", 422, problem=problem)
+    return _begin(request, site, staff.id)
 
 
 @router.get("/staff")
@@ -67,12 +95,17 @@ def home(request: Request, db: Db, _: CurrentStaff) -> Response:
             request,
             "staff/home.html",
             names=len(open_cases(tx)),
-            help_requests=tx.scalar(
-                select(func.count())
-                .select_from(HelpRequest)
-                .where(HelpRequest.answered_at.is_(None))
-            ),
+            help_requests=open_calls(tx),
             queue=waiting.queue,
             disputes=waiting.disputes,
             stations=[(station, online(station)) for station in stations],
         )
+
+
+def _begin(request: Request, site: Site, staff_id: str) -> Response:
+    """A new session of this browser, at its first page."""
+    with site.database.begin() as tx:
+        session = sign_in(tx, request, "staff", staff_id=staff_id)
+    response = RedirectResponse("/staff", status_code=303)
+    set_cookie(response, request, session)
+    return response

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Path, Query, Request
 from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from collect.crowd import names
 from collect.crowd.deps import CurrentOperator, Db
@@ -28,7 +28,7 @@ from collect.crowd.tables import (
 )
 from collect.crowd.templating import render
 
-__all__ = ["Id", "open_cases", "router"]
+__all__ = ["Id", "open_calls", "open_cases", "router"]
 
 router = APIRouter()
 
@@ -41,7 +41,10 @@ Sort = Literal["newest", "oldest", "longest", "quality"]
 SORTS = {
     "newest": (Play.started_at.desc(), Play.id),
     "oldest": (Play.started_at, Play.id),
-    "longest": (func.coalesce(Play.seconds, -1.0).desc(), Play.id),
+    "longest": (
+        func.coalesce(Play.metrics["seconds"].as_float(), Play.seconds, -1.0).desc(),
+        Play.id,
+    ),
     "quality": (func.coalesce(ReviewVerdict.quality, -1).desc(), Play.started_at.desc(), Play.id),
 }
 
@@ -59,6 +62,12 @@ def open_cases(tx: Session) -> Sequence[Row[NicknameCase, Participant]]:
         .order_by(NicknameCase.reason == "new", NicknameCase.created_at, NicknameCase.id)
         .limit(MOST_CASES)
     ).all()
+
+
+def open_calls(tx: Session) -> int:
+    """How many calls for help nobody has answered."""
+    waiting = select(func.count()).where(HelpRequest.answered_at.is_(None))
+    return tx.scalar(waiting) or 0
 
 
 @router.get("/staff/names")
@@ -103,7 +112,14 @@ def help_page(request: Request, db: Db, _: CurrentOperator) -> Response:
             .order_by(HelpRequest.answered_at.is_not(None), HelpRequest.created_at.desc())
             .limit(PAGE)
         ).all()
-        return render(request, "staff/help.html", requests=rows)
+        return render(request, "staff/help.html", requests=rows, waiting=open_calls(tx))
+
+
+@router.get("/api/staff/help")
+def calls(db: Db, _: CurrentOperator) -> Response:
+    """How many wait, for the tab of every page of an operator."""
+    with db.read() as tx:
+        return JSONResponse({"waiting": open_calls(tx)})
 
 
 @router.post("/staff/help/{help_id}")
@@ -172,6 +188,19 @@ def hide(
         if person.hidden != hidden:
             person.hidden = hidden  # the boards' version counts up by itself
             _audit(tx, staff.id, "hidden" if hidden else "shown again", person.id)
+    return RedirectResponse("/staff/participants", status_code=303)
+
+
+@router.post("/staff/participants/{participant_id}/age")
+def ask_age_again(db: Db, staff: CurrentOperator, participant_id: Id) -> Response:
+    """Somebody has pressed "younger" by mistake: let the age gate ask once more."""
+    with db.begin() as tx:
+        person = tx.get(Participant, participant_id)
+        if person is None or person.erased_at is not None:
+            raise HTTPException(404, "there is no such participant")
+        if person.adult is False:
+            person.adult = None
+            _audit(tx, staff.id, "age asked again", person.id)
     return RedirectResponse("/staff/participants", status_code=303)
 
 
