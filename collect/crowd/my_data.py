@@ -38,7 +38,7 @@ from collect.crowd.tables import (
     WebSession,
 )
 
-__all__ = ["LEFT_OUT", "TABLES", "MyData", "collect", "stream"]
+__all__ = ["TABLES", "MyData", "collect", "stream"]
 
 CHUNK = 1 << 20
 # File in the ZIP: table and the columns of it that aren't the participant's own to see: secrets,
@@ -57,8 +57,6 @@ TABLES: dict[str, tuple[type[Base], frozenset[str]]] = {
     "queue": (Queued, frozenset()),
     "turns": (StationLease, frozenset({"fence"})),
 }
-# A link that is good for minutes and is a secret itself.
-LEFT_OUT = frozenset({"phone_link"})
 REVIEW_COLUMNS = ("play_id", "done_at", "decision", "quality")
 
 

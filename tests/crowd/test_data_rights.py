@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import zipfile
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from collect.crowd import (
     badges,
@@ -25,6 +26,7 @@ from collect.crowd import (
     scoring,
     standings,
     tasks,
+    way_back,
 )
 from collect.crowd.config import PointsConfig
 from collect.crowd.ledger import points_of
@@ -40,10 +42,12 @@ from collect.crowd.tables import (
     Play,
     RewardItem,
     Tombstone,
+    WebSession,
     utc_now,
 )
 from robot_stack.cli import main
 from tests.crowd.recordings import ROWS, make_recorded
+from tests.crowd.visitor import Visitor
 
 CARD = "5ca1ab1e" * 8
 MP4 = b"\0\0\0\x18ftypisom" + bytes(200)
@@ -173,6 +177,33 @@ def test_erased_means_nothing_is_left(database, config, key, life):
         assert not plays.erased(tx, others.id)
 
 
+def test_of_all_that_staff_ever_did_only_what_names_somebody_is_loaded(database, config, life):
+    ada, *_ = life
+    with database.begin() as tx:
+        tx.add_all([AuditEntry(action="signed in", subject=f"s{n}") for n in range(50)])
+        named = {"names": ["Käse \\ 100%"]}
+        tx.add(AuditEntry(action="renamed", subject="somebody", detail=named))
+        rename(tx, tx.get_one(Participant, ada.id), "Zwiebelkäse", ["en"])
+        tx.add(AuditEntry(action="renamed", subject="x", detail={"to": {"name": "Zwiebelkäse"}}))
+        tx.add(AuditEntry(action="renamed", subject="y", detail={"to": "Zwiebelkäsekuchen"}))
+    loaded = []
+
+    def load(entry, _):
+        loaded.append(entry.action)
+
+    event.listen(AuditEntry, "load", load)
+    try:
+        erase(database, config, ada)
+    finally:
+        event.remove(AuditEntry, "load", load)
+    assert sorted(loaded) == ["hidden", "renamed", "renamed", "renamed", "reviewed"]
+    with database.read() as tx:
+        details = {row.subject: row.detail for row in tx.scalars(select(AuditEntry))}
+    assert details["somebody"] == named
+    assert details["y"] == {"to": "Zwiebelkäsekuchen"}
+    assert "x" not in details
+
+
 def test_sums_stay_right_and_the_person_is_on_no_board(database, config, life):
     ada, other, *_ = life
 
@@ -266,6 +297,10 @@ def test_taking_recording_back_deletes_recordings_and_keeps_points(database, con
     with database.read() as tx:
         play = tx.get_one(Play, recorded.id)
         assert (play.state, play.file, play.metrics, play.likert_fun) == ("void", None, {}, None)
+        assert play.seconds is play.claimed is play.ended_by is None
+        audit = [(row.action, row.subject, row.detail) for row in tx.scalars(select(AuditEntry))]
+        assert ("reviewed", "erased", {}) in audit
+        assert ("hidden", ada.id, {"why": "?"}) in audit  # she is there still
         assert play.participant_id == ada.id
         assert tx.get_one(Participant, ada.id).nickname == "Zwiebelkuchen 2"
         assert points_of(tx, ada.id) == points
@@ -276,6 +311,9 @@ def test_taking_recording_back_deletes_recordings_and_keeps_points(database, con
     with database.begin() as tx:
         badges.update(tx, ada.id)
         assert "first_success" in badges.of_participant(tx, ada.id)
+        said = tx.get_one(Play, recorded.id)
+        assert plays.report(tx, said, claimed=True, likert=(5, 5, 5)) is None  # of an old page
+        assert said.claimed is said.likert_fun is None
 
 
 @pytest.mark.parametrize(("scope", "clips"), [("research", 1), ("clips", 0)])
@@ -341,7 +379,8 @@ def test_every_table_of_somebody_is_in_the_copy():
         for key in table.foreign_keys
         if key.target_fullname == "participant.id"
     }
-    assert refer == {t.__tablename__ for t, _ in my_data.TABLES.values()} | my_data.LEFT_OUT
+    left_out = {"phone_link"}  # good for minutes, and a secret itself
+    assert refer == {t.__tablename__ for t, _ in my_data.TABLES.values()} | left_out
 
 
 def test_what_is_erased_while_the_copy_is_sent_is_left_out(database, config, life):
@@ -373,9 +412,13 @@ def test_the_copys_memory_does_not_grow_with_the_episode(database, config, life)
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_after_a_backup_the_erased_are_erased_again(
-    database, config, config_file, life, tmp_path, capsys
+    database, config, config_file, life, make_participant, tmp_path, capsys
 ):
     ada, other, recorded, others, _ = life
+    cleo, dora = make_participant("Cleo"), make_participant("Dora")
+    with database.begin() as tx:
+        for who in (cleo, dora):
+            consent.give(tx, who, "1", "en", consent.SCOPES)
     backup = tmp_path / "backup.db"
     with database.read() as tx:
         connection = tx.connection().connection.driver_connection
@@ -385,16 +428,21 @@ def test_after_a_backup_the_erased_are_erased_again(
     kept = {play.file: (config.episodes / play.file).read_bytes() for play in (recorded, others)}
     with database.begin() as tx:
         data_rights.withdraw(tx, other, ["record"])
+        data_rights.withdraw(tx, cleo, ["research"])
+        consent.give(tx, dora, "1", "en", ["record"])  # without research, unlike before
 
     def command(*words, code=0):
         assert main(["crowd", "erase", *words, "--config", str(config_file)]) == code
         return capsys.readouterr()
 
     assert json.loads(command(ada.id, "--json").out)["files"] == 5
-    assert json.loads(command(ada.id, "--json").out) == {"ok": True, "erased": 0, "files": 0}
-    tombstones = tmp_path / "tombstones.jsonl"
-    tombstones.write_text(command("--list").out)
-    assert len(tombstones.read_text().splitlines()) == 4  # her, two plays, and another's
+    assert json.loads(command(ada.id, "--json").out) == {
+        "ok": True, "erased": 0, "withdrawn": 0, "files": 0,
+    }  # fmt: skip
+    listed = tmp_path / "forgotten.jsonl"
+    listed.write_text(command("--list").out)
+    # Her, two plays, and another's; and three consents.
+    assert len(listed.read_text().splitlines()) == 7
     # The disk is gone; what was kept is brought back.
     database.close()
     for end in ("-wal", "-shm"):
@@ -403,12 +451,26 @@ def test_after_a_backup_the_erased_are_erased_again(
     for file, content in kept.items():
         (config.episodes / file).write_bytes(content)
     assert "Zwiebelkuchen" in str(dump(database))
-    assert json.loads(command("--again", str(tombstones), "--json").out)["erased"] == 2
+    done = json.loads(command("--again", str(listed), "--json").out)
+    assert (done["erased"], done["withdrawn"]) == (2, 3)
     assert "Zwiebelkuchen" not in str(dump(database))
     assert not any(play.id in files_of(config) for play in (recorded, others))
-    assert json.loads(command("--again", str(tombstones), "--json").out)["erased"] == 0
-    tombstones.write_text('{"id": "x", "kind": "planet"}')
-    assert "no list of tombstones" in command("--again", str(tombstones), code=1).err
+    with database.read() as tx:
+        assert consent.valid(tx, other) is None
+        for who in (cleo, dora):
+            held = consent.valid(tx, who)
+            assert consent.covers(held, "clips") == (who is cleo)
+            assert not consent.covers(held, "research")
+            assert held.withdrawn_at is None
+    done = json.loads(command("--again", str(listed), "--json").out)
+    assert (done["erased"], done["withdrawn"]) == (0, 0)
+    for line in (
+        '{"id": "x", "kind": "planet"}',
+        '{"id": "x", "kind": "consent", "withdrawn": {"fame": "2027-01-01T00:00:00+00:00"}}',
+        '{"id": "x", "kind": "consent", "withdrawn": {"clips": "2027-01-01T00:00:00"}}',
+    ):
+        listed.write_text(line)
+        assert "no list of what was erased" in command("--again", str(listed), code=1).err
     assert "no participant" in command("nobody", code=1).err
     assert "--again FILE" in command(code=1).err
 
@@ -476,6 +538,43 @@ def test_the_copy_is_for_phones_and_not_too_often(database, browser, make_browse
     codes = [browser.get("/me/data/copy.zip").status_code for _ in range(14)]
     assert codes[0] == 200
     assert codes[-1] == 429
+
+
+def test_a_guest_comes_back_by_a_code_as_long_as_there_is_something(
+    database, key, browser, make_browser, make_participant, make_station
+):
+    """On a phone to have all of it done, but not to drive; at a kiosk as with a card."""
+    station = make_station()
+    kiosk, phone = Visitor(browser.sign_in(kiosk=station)), Visitor(make_browser())
+    kiosk.go("/signin").submit("/signin/guest").submit("/age", {"adult": "true"})
+    assert "30 days after your last visit" in kiosk.page  # before anything is agreed to
+    kiosk.submit("/consent", {"scope": ["record"]})
+    code = re.search(r"<code>([A-Z2-7-]{19})</code>", kiosk.go("/me/data").page)[1]
+    kiosk.submit("/logout")
+    with database.read() as tx:
+        guest = tx.scalars(select(Participant)).one()
+    assert code == way_back.code_of(key, guest)
+    assert f'value="{code}"' in phone.go(f"/back?code={code}").page
+    for wrong in ("", code[:-1], "A" * 16, code[:-4] + "AAAA", "A" * 8 + code[9:]):
+        assert phone.submit("/back", {"code": wrong}).error == 422, wrong
+    phone.submit("/back", {"code": f" {code.replace('-', ' ').lower()}"})
+    other = way_back.code_of(key, make_participant())
+    assert phone.path == phone.go(f"/back?code={other}").path == "/me/data"  # somebody is here
+    assert phone.go("/me/data/copy.zip").error == 200
+    kiosk.go("/signin").go("/back").submit("/back", {"code": code})
+    assert kiosk.path == "/me/data"
+    with database.read() as tx:
+        sessions = tx.scalars(select(WebSession).where(WebSession.participant_id == guest.id)).all()
+        assert {(row.station_id, row.linked_id) for row in sessions} == {
+            (None, None), (station.id, None),
+        }  # fmt: skip
+    phone.go("/me/data").submit("/me/data/erase", {"word": "erase"})
+    assert kiosk.go("/back").submit("/back", {"code": code}).error == 422
+
+
+def test_codes_cannot_be_tried_out(browser):
+    tried = [browser.post("/back", data={"code": "A" * 16}).status_code for _ in range(21)]
+    assert tried == [422] * 20 + [429]
 
 
 def test_nobody_gets_anything_without_a_session(browser):

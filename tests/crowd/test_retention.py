@@ -6,9 +6,10 @@ import dataclasses
 import datetime as dt
 import json
 import time
+from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, func, select
 from starlette.testclient import TestClient
 
 from collect.crowd import retention
@@ -19,6 +20,7 @@ from collect.crowd.tables import (
     PairingCode,
     Participant,
     PhoneLink,
+    Play,
     RateCount,
     Tombstone,
     WebSession,
@@ -76,24 +78,90 @@ def test_a_card_is_forgotten_after_its_last_visit(
 
 
 def test_guests_who_left_nothing_are_forgotten(
-    database, ruled, make_participant, make_play, make_station
+    database, ruled, make_participant, make_consent, make_play, make_station
 ):
     old = {"created_at": days(11)}
+    station = make_station()
+
+    def played(who, count=11, scopes=("record", "research"), **columns):
+        given = make_consent(who, scopes=list(scopes), given_at=days(count))
+        return make_play(who, station, started_at=days(count), consent_id=given.id, **columns)
+
     make_participant("Named", **old)
     make_participant(None, created_at=days(9))
     make_participant(None, kind="card", card_hash="a" * 64, **old)
-    played = make_participant(None, **old)
-    make_play(played, make_station(), started_at=days(11), consent_id=None)
+    researched, here = make_participant(None, **old), make_participant(None, **old)
+    played(researched)
+    played(here, 9, ["record"])
     void = make_participant(None, **old)
-    make_play(void, make_station(), started_at=days(11), state="void", consent_id=None)
+    played(void, state="void")
+    recorded = make_participant(None, **old)
+    played(recorded, scopes=["record", "clips"])
     alone = make_participant(None, kind="phone", **old)
-    assert forget(database, ruled) == {"guests": 2}
+    assert forget(database, ruled) == {"guests": 3}
     with database.read() as tx:
         erased = {p.id for p in tx.scalars(select(Participant)) if p.erased_at is not None}
         reasons = {grave.reason for grave in tx.scalars(select(Tombstone))}
-    assert erased == {void.id, alone.id}
+    assert erased == {void.id, alone.id, recorded.id}
     assert reasons == {"retention"}
     assert forget(database, ruled) == {}
+
+
+def test_recordings_that_were_not_given_for_research_go_with_the_way_back(
+    database, ruled, make_participant, make_consent, make_play, make_station
+):
+    """A nickname keeps a guest on the board, and a card its points; not what was recorded."""
+    station = make_station()
+
+    def play_of(who, scopes, when, **columns):
+        given = make_consent(who, scopes=scopes, given_at=when, **columns)
+        play = make_play(who, station, started_at=when, consent_id=given.id, state="synced",
+                         file=f"{station.id}/{given.id}.hdf5")  # fmt: skip
+        path = ruled.episodes / play.file
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"recorded")
+        return play
+
+    named = make_participant("Named", created_at=days(20))
+    card = make_participant("Card", kind="card", card_hash="a" * 64, created_at=days(200))
+    young = make_participant("Young", kind="card", card_hash="b" * 64, created_at=days(200))
+    taken = {"research": days(12).isoformat()}
+    gone = [
+        play_of(named, ["record"], days(11)),
+        play_of(named, ["record", "research"], days(12), withdrawn=taken),
+        play_of(card, ["record", "clips"], days(101)),
+    ]
+    kept = [
+        play_of(named, ["record", "research"], days(11)),
+        play_of(card, ["record", "research"], days(150)),
+        play_of(young, ["record"], days(99)),
+    ]
+    assert forget(database, ruled) == {"cards": 1, "recordings": 3, "files": 3}
+    with database.read() as tx:
+        states = {play.id: play.state for play in tx.scalars(select(Play))}
+        names = {row.nickname for row in tx.scalars(select(Participant))}
+    assert states == dict.fromkeys((play.id for play in gone), "void") | dict.fromkeys(
+        (play.id for play in kept), "synced"
+    )
+    assert {path.name for path in (ruled.episodes / station.id).iterdir()} == {
+        Path(play.file).name for play in kept
+    }
+    assert names == {"Named", "Card", "Young"}
+    assert forget(database, ruled) == {}
+
+
+def test_each_guest_is_forgotten_by_itself(database, ruled, make_participant):
+    """So that whoever wants to write waits for one of them, and not for a fortnight's."""
+    for _ in range(4):
+        make_participant(None, created_at=days(11))
+    graves = []
+
+    @event.listens_for(database.engine, "commit")
+    def commit(connection):
+        graves.append(connection.execute(select(func.count(Tombstone.id))).scalar())
+
+    assert forget(database, ruled) == {"guests": 4}
+    assert [count for count in graves if count in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_what_has_ended_is_swept(database, ruled, make_station, make_staff):

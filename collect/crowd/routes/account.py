@@ -1,4 +1,5 @@
-"""One's own data: a copy of it, taking consent back, being erased. And forgetting what is due."""
+"""One's own data: a copy of it, taking consent back, being erased, coming back to it by a code. And
+forgetting what is due."""
 
 from __future__ import annotations
 
@@ -14,19 +15,22 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from collect.crowd import consent, data_rights, my_data, people, retention
+from collect.crowd import consent, data_rights, my_data, people, phone, retention, way_back
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database, DatabaseBusyError
 from collect.crowd.deps import (
     Config,
     CurrentParticipant,
+    CurrentSite,
     CurrentWho,
     Db,
     Limiter,
+    address_of,
 )
 from collect.crowd.i18n import choose_language, translator
 from collect.crowd.log import log
-from collect.crowd.security.sessions import Who, sign_out
+from collect.crowd.security.redirects import redirect
+from collect.crowd.security.sessions import Who, set_cookie, sign_in, sign_out
 from collect.crowd.site import Site
 from collect.crowd.tables import Consent, LedgerEntry, Participant, Play
 from collect.crowd.templating import render
@@ -34,6 +38,7 @@ from collect.crowd.templating import render
 __all__ = ["router"]
 
 COPY_RULE = "12 per hour"
+CODES = "20 per 10 minutes"  # of 2^48
 FIRST_S = 60.0  # after the start: not in the way of it
 EVERY_S = 86400.0
 RETRY_S = 600.0
@@ -58,13 +63,47 @@ router = APIRouter(lifespan=_lifespan)
 @router.get("/me/data")
 def data_page(
     request: Request,
-    db: Db,
+    site: CurrentSite,
     who: CurrentWho,
     me: CurrentParticipant,
     done: Annotated[str, Query(max_length=8)] = "",
 ) -> Response:
     """What there is of one, and what one may do about it."""
-    return _page(request, db, who, me, done=done if done in consent.SCOPES else None)
+    return _page(request, site, who, me, done=done if done in consent.SCOPES else None)
+
+
+@router.get("/back")
+def back_page(
+    request: Request,
+    who: CurrentWho,
+    code: Annotated[str, Query(max_length=way_back.MAX_TYPED)] = "",
+) -> Response:
+    """Where the code that is shown at /me/data is typed, or comes from a scan."""
+    if who.participant is not None:
+        return redirect("/me/data")
+    return render(request, "account/back.html", code=code, unknown=False)
+
+
+@router.post("/back")
+def back(
+    request: Request,
+    site: CurrentSite,
+    who: CurrentWho,
+    code: Annotated[str, Form(max_length=way_back.MAX_TYPED)] = "",
+) -> Response:
+    """Come back to one's data; at a kiosk also to drive on, as with a card."""
+    site.limiter.hit("way back", CODES, address_of(request))
+    if who.participant is not None:
+        return redirect("/me/data")
+    station_id = None if who.kiosk is None else who.kiosk.id
+    with site.database.begin() as tx:
+        me = way_back.find(tx, site.key, code)
+        if me is None:
+            return render(request, "account/back.html", 422, code=code, unknown=True)
+        session = sign_in(tx, request, "participant", participant_id=me.id, station_id=station_id)
+    response = redirect("/me/data")
+    set_cookie(response, request, session)
+    return response
 
 
 @router.get("/me/data/copy.zip")
@@ -98,8 +137,7 @@ def copy(
 @router.post("/me/data/withdraw")
 def withdraw(
     request: Request,
-    db: Db,
-    config: Config,
+    site: CurrentSite,
     who: CurrentWho,
     me: CurrentParticipant,
     scope: Annotated[Scope, Form()],
@@ -107,18 +145,17 @@ def withdraw(
 ) -> Response:
     """Take one scope back. Recordings go with `record`, so that one is asked for twice."""
     if scope == consent.REQUIRED and not sure:
-        return _page(request, db, who, me, problem="sure")
-    with db.begin() as tx:
+        return _page(request, site, who, me, problem="sure")
+    with site.database.begin() as tx:
         data_rights.withdraw(tx, me, [scope])
-    data_rights.sweep(db, config)
+    data_rights.sweep(site.database, site.config)
     return RedirectResponse(f"/me/data?done={scope}", status_code=303)
 
 
 @router.post("/me/data/erase")
 def erase(
     request: Request,
-    db: Db,
-    config: Config,
+    site: CurrentSite,
     who: CurrentWho,
     me: CurrentParticipant,
     word: Annotated[str, Form(max_length=40)] = "",
@@ -126,27 +163,28 @@ def erase(
     """Erase all of it, for who has typed the word; the answer is the last page that they see."""
     wanted = translator(choose_language(request, me))("account.erase.word")
     if word.strip().casefold() != wanted.casefold():
-        return _page(request, db, who, me, problem="word")
+        return _page(request, site, who, me, problem="word")
     # `me` overrides: nobody is signed in on that page any more.
     response = render(request, "account/erased.html", me=None, who=Who(), idle_s=None)
-    with db.begin() as tx:
+    with site.database.begin() as tx:
         people.leave(tx, who)
         data_rights.erase(tx, me)
         sign_out(tx, request, response, "participant")
-    data_rights.sweep(db, config)
+    data_rights.sweep(site.database, site.config)
     return response
 
 
 def _page(
     request: Request,
-    db: Database,
+    site: Site,
     who: Who,
     me: Participant,
     *,
     done: str | None = None,
     problem: str | None = None,
 ) -> Response:
-    with db.read() as tx:
+    code = way_back.code_of(site.key, me)
+    with site.database.read() as tx:
         given = tx.scalars(
             select(Consent).where(Consent.participant_id == me.id).order_by(Consent.given_at)
         ).all()
@@ -163,6 +201,8 @@ def _page(
         asked=bool(given),
         counts=counts,
         at_kiosk=_at_kiosk(who),
+        code=code,
+        scan=phone.qr_code(f"{site.config.origin}/back?code={code}"),
         done=done,
         problem=problem,
     )

@@ -36,7 +36,7 @@ def age_page(request: Request, db: Db, me: CurrentParticipant) -> Response:
 
 @router.post("/age")
 def age(db: Db, me: CurrentParticipant, adult: Annotated[bool, Form()]) -> Response:
-    """The answer, once: who says that they are too young is not asked until they say otherwise."""
+    """The answer, once: who says that they are too young is asked again when staff say so."""
     with db.begin() as tx:
         participant = tx.get_one(Participant, me.id)
         if participant.adult is None:

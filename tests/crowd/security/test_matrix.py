@@ -30,6 +30,8 @@ PUBLIC = {
     ("GET", "/signin"),
     ("GET", "/signin/phone"),
     ("POST", "/signin/phone"),  # its secret is in the form
+    ("GET", "/back"),
+    ("POST", "/back"),  # its secret is in the form
     ("GET", "/pair"),
     ("POST", "/pair"),  # a one-time code is in the form
     ("POST", "/api/station/pair"),
