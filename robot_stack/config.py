@@ -145,7 +145,11 @@ class PedalConfig:
 
 @dataclass(frozen=True)
 class RecordingConfig:
-    """Where and how episodes are kept."""
+    """Where and how episodes are kept.
+
+    ``flight_cameras``: whether the last half minute before a fault is dumped with its pictures.
+    They show whoever was there, recorded or not: false where the public drives.
+    """
 
     directory: str = "episodes"
     group: str = ""
@@ -153,6 +157,7 @@ class RecordingConfig:
     jpeg_quality: int = within(10, 100, "", default=90)
     free_space_floor_gb: float = within(0.0, 1e5, "GB", default=2.0)
     max_seconds: float = within(1.0, 86400.0, "s", default=600.0)
+    flight_cameras: bool = True
     pedal: PedalConfig | None = None
 
 

@@ -69,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
     ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: ended.append(number))
+    if station.cameras and station.recording.flight_cameras:
+        say(
+            "a fault dumps pictures of whoever is there, which nobody has agreed to and no erasure "
+            "finds: set `recording: {flight_cameras: false}` and start `robot-stack serve` again"
+        )
     outbox = Outbox(args.outbox or _default(station.station))
     with outbox.owned():
         pairing = _pairing(args, outbox)

@@ -204,11 +204,13 @@ def _robot(site: DemoSite, url: str, say: Callable[[str], None]) -> Iterator[dic
 
 
 def _station(folder: Path) -> Station:
-    """The virtual station: its task is the site's, and its arms leave the browsers some room."""
+    """The virtual station: its task is the site's, its arms leave the browsers some room, and no
+    fault keeps pictures of its visitors."""
     text = STATION.read_text()
     for here, there in (
         ("\ntask: transfer_cube\n", f"\ntask: {CUBE.id}\n"),
         ("\n    rate_hz: 200", f"\n    rate_hz: {ARM_HZ}"),
+        ("\nrecording:\n", "\nrecording:\n  flight_cameras: false\n"),
     ):
         assert here in text, f"{STATION} has no {here!r}"
         text = text.replace(here, there)

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from collect import jpeg
+from collect.flight_process import flight_config
 from collect.flight_recorder import FlightConfig, FlightRecorder
 from collect.recorder import RecordedRobot
+from robot_stack.cli import main
+from robot_stack.config import load_station
 from robot_stack.episode import Episode, check
 from robot_stack.spec import CameraSpec
 from robot_stack.types import Lifecycle
@@ -26,13 +29,13 @@ class Flight:
 
     def __init__(self, directory: Path, **options: Any) -> None:
         self.cell = Cell(directory, [HIGH])
-        settings = {"seconds": 3.0, "after_s": 0.2, "free_space_floor_bytes": 0, **options}
+        settings = {"seconds": 3.0, "after_s": 0.2, "free_space_floor_bytes": 0}
+        settings |= {"cameras": {"cam_high": HIGH}} | options
         self.recorder = FlightRecorder(
             FlightConfig(
                 station=self.cell.station,
                 directory=directory,
                 robots=tuple(RecordedRobot(name, SPEC) for name in self.cell.arms),
-                cameras={"cam_high": HIGH},
                 **settings,
             )
         )
@@ -100,6 +103,38 @@ def test_a_fault_is_dumped_with_what_went_before_it(make_flight: Callable[..., F
             image = episode.image("cam_high", int(row), jpeg.decode)
             assert pictured(image) == (0, seqs[row] % 32)
         assert not np.isnan(episode.qpos[-1]).any()
+
+
+def test_without_cameras_a_dump_has_the_ticks_alone(make_flight: Callable[..., Flight]) -> None:
+    flight = make_flight(cameras={})
+    flight.run(0.5)
+    flight.cell.arms["left"].change = set_fault
+    flight.run(5.0, until=1)
+    (path,) = flight.dumps
+    assert [p.message for p in check(path) if p.severity == "error"] == []
+    with Episode.open(path) as episode:
+        assert list(episode.cameras) == []
+        assert len(episode.log("left")) > 50
+        assert not np.isnan(episode.qpos[-1]).any()
+
+
+@pytest.mark.parametrize(("line", "kept"), [("", True), ("  flight_cameras: false\n", False)])
+def test_a_station_says_whether_its_dumps_have_pictures(
+    line: str, kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "configs/aloha_virtual.yaml").read_text()
+    file = tmp_path / "cell.yaml"
+    file.write_text(text.replace("\nrecording:\n", f"\nrecording:\n{line}"))
+    station = load_station(file)
+    config = flight_config(station)
+    assert set(config.cameras) == (set(station.cameras) if kept else set())
+    assert len(station.cameras) > 0
+    assert {robot.name for robot in config.robots} == set(station.robots)
+    # Where the public drives they should have none; who runs it is told before all else.
+    assert main(["crowd", "station", str(file), "--outbox", str(tmp_path / "outbox")]) == 1
+    told = capsys.readouterr()
+    assert ("flight_cameras: false" in told.out) is kept
+    assert "not paired" in told.err
 
 
 def test_a_stop_is_dumped_and_a_latched_one_only_once(make_flight: Callable[..., Flight]) -> None:
