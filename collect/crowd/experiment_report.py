@@ -1,30 +1,46 @@
 """What the incentive arms have brought about: episodes and their quality, compared by ranks.
 
-Everybody counts in the arm that they were given, whatever they looked at (intention to treat), and
-with zero episodes if they gave none. Only what is confirmed counts: episodes that evidence or staff
-have confirmed, and the quality that reviewers have settled on. Quality is known of those only who
-have a reviewed episode; that comparison is no longer one of groups by chance, and says so.
+Everybody who has agreed to `research` counts in the arm that they were given, whatever they looked
+at (intention to treat), and with zero episodes if they gave none. Who took that back is left out,
+with all they did, and so is whom staff have hidden; the report counts them by arm, because they may
+have gone for what their arm showed them. Of who was erased not even the arm is known any more.
+
+Only what is confirmed counts: episodes that evidence or staff have confirmed, and the quality that
+reviewers have settled on. Quality is known of those only who have a reviewed episode; that
+comparison is no longer one of groups by chance, and says so.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from collect.crowd import consent
 from collect.crowd.experiment import ARMS
 from collect.crowd.rank_test import holm, least_p, mann_whitney, superiority_interval
-from collect.crowd.tables import Exposure, LedgerEntry, Participant, Play, ReviewVerdict
+from collect.crowd.tables import (
+    Consent,
+    Exposure,
+    LedgerEntry,
+    Participant,
+    Play,
+    ReviewVerdict,
+    Tombstone,
+)
 from collect.evaluation.statistics import bootstrap
 
-__all__ = ["LEVEL", "OUTCOMES", "Person", "analyse", "as_text", "gather"]
+__all__ = ["LEVEL", "OUTCOMES", "REASONS", "Person", "Sample", "analyse", "as_text", "gather"]
 
 OUTCOMES = ("episodes", "quality")
+SCOPE = "research"  # of the consent, that it takes to be compared
+REASONS = ("withdrawn", "not agreed", "hidden")  # why somebody with an arm is left out
 LEVEL = 0.95
 ALPHA = 0.05
 FEW = 20  # of an arm: what ranks can tell then is a very large difference only
@@ -33,16 +49,27 @@ FEW = 20  # of an arm: what ranks can tell then is a very large difference only
 @dataclass(frozen=True, slots=True)
 class Person:
     """A participant of the experiment: ``episodes`` confirmed, mean ``quality`` by reviewers (None
-    without a reviewed one)."""
+    without a reviewed one). A ``guest`` may be somebody who was here before, in another arm."""
 
     arm: str
     exposed: bool
+    guest: bool
     episodes: int
     quality: float | None
 
 
-def gather(tx: Session) -> list[Person]:
-    """All who have an arm, but for those who were erased or whom staff have hidden."""
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """``people`` are compared. ``left_out``: (arm, reason) -> how many are not; ``erased``: how
+    many are gone altogether, with an arm or without."""
+
+    people: Sequence[Person]
+    left_out: Mapping[tuple[str, str], int]
+    erased: int
+
+
+def gather(tx: Session) -> Sample:
+    """All who have an arm: those who are compared, and how many are not."""
     confirmed = (
         select(LedgerEntry.play_id)
         .where(
@@ -72,30 +99,49 @@ def gather(tx: Session) -> list[Person]:
         (who, arm)
         for who, arm in tx.execute(select(Exposure.participant_id, Exposure.arm).distinct())
     }
-    people = tx.execute(
-        select(Participant.id, Participant.arm)
-        .where(
-            Participant.arm.is_not(None),
-            Participant.hidden.is_(False),
-            Participant.erased_at.is_(None),
-        )
+    consents: dict[str, list[Consent]] = {}
+    for given in tx.scalars(select(Consent)):
+        consents.setdefault(given.participant_id, []).append(given)
+    erased = select(func.count()).where(Tombstone.kind == "participant")
+    people = []
+    left_out: Counter[tuple[str, str]] = Counter()
+    for who in tx.scalars(
+        select(Participant)
+        .where(Participant.arm.is_not(None), Participant.erased_at.is_(None))
         .order_by(Participant.id)
-    )
-    return [
-        Person(
-            arm=str(arm),
-            exposed=(who, arm) in exposed,
-            episodes=int(episodes.get(who, 0)),
-            quality=None if who not in qualities else float(qualities[who]),
+    ):
+        arm = str(who.arm)
+        reason = _left_out(who, consents.get(who.id, []))
+        if reason is not None:
+            left_out[arm, reason] += 1
+            continue
+        people.append(
+            Person(
+                arm=arm,
+                exposed=(who.id, arm) in exposed,
+                guest=who.kind == "guest",
+                episodes=int(episodes.get(who.id, 0)),
+                quality=None if who.id not in qualities else float(qualities[who.id]),
+            )
         )
-        for who, arm in people
-    ]
+    return Sample(people, left_out, tx.scalar(erased) or 0)
 
 
-def analyse(people: Iterable[Person]) -> dict[str, Any]:
-    """Plain JSON: by arm who took part and what they gave, with 95 % intervals of means; by outcome
-    each pair of arms with U, p, p by Holm, and how likely one of the first gives more."""
-    everybody = list(people)
+def _left_out(who: Participant, consents: Iterable[Consent]) -> str | None:
+    """Why somebody is not compared, one of ``REASONS``; None for who is."""
+    if who.hidden:
+        return "hidden"
+    agreed = [given for given in consents if SCOPE in given.scopes]
+    if not agreed:
+        return "not agreed"
+    return None if any(consent.covers(given, SCOPE) for given in agreed) else "withdrawn"
+
+
+def analyse(sample: Sample) -> dict[str, Any]:
+    """Plain JSON: by arm who took part and what they gave, with 95 % intervals of means, and who is
+    left out; by outcome each pair of arms with U, p, p by Holm, and how likely one of the first
+    gives more."""
+    everybody = sample.people
     names = [name for name in ARMS if any(person.arm == name for person in everybody)]
     arms = {name: [person for person in everybody if person.arm == name] for name in names}
     outcomes = {
@@ -105,8 +151,13 @@ def analyse(people: Iterable[Person]) -> dict[str, Any]:
     return {
         "participants": len(everybody),
         "arms": {name: _describe(group) for name, group in arms.items()},
+        "left_out": {
+            name: {reason: sample.left_out.get((name, reason), 0) for reason in REASONS}
+            for name in ARMS
+        },
+        "erased": sample.erased,
         "outcomes": outcomes,
-        "warnings": _warnings(arms),
+        "warnings": [*_warnings(arms), *_who_is_missing(sample)],
     }
 
 
@@ -115,19 +166,28 @@ def as_text(report: dict[str, Any]) -> str:
     lines = [
         "# Incentive experiment",
         "",
-        f"{report['participants']} participants. Everybody counts in the arm that chance gave "
-        "them; only confirmed episodes and settled reviews count.",
+        f"{report['participants']} participants. Everybody who agreed to research counts in the "
+        "arm that chance gave them; only confirmed episodes and settled reviews count.",
         "",
-        "| arm | participants | exposed | with an episode | episodes | a participant (95 %) "
-        "| reviewed | quality (95 %) |",
-        "|---|---|---|---|---|---|---|---|",
+        "| arm | participants | guests | exposed | with an episode | episodes "
+        "| a participant (95 %) | reviewed | quality (95 %) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, arm in report["arms"].items():
         lines.append(
-            f"| {name} | {arm['participants']} | {arm['exposed']} | {arm['with_episode']} "
-            f"| {arm['episodes']['total']} | {_span(arm['episodes'])} "
+            f"| {name} | {arm['participants']} | {arm['guests']} | {arm['exposed']} "
+            f"| {arm['with_episode']} | {arm['episodes']['total']} | {_span(arm['episodes'])} "
             f"| {arm['quality']['known']} | {_span(arm['quality'])} |"
         )
+    lines += [
+        "",
+        "Left out: "
+        + "; ".join(
+            f"{name} " + ", ".join(f"{number} {reason}" for reason, number in reasons.items())
+            for name, reasons in report["left_out"].items()
+        )
+        + f". Erased, of whatever arm: {report['erased']}.",
+    ]
     for outcome, pairs in report["outcomes"].items():
         lines += ["", f"## {outcome.capitalize()}", ""]
         if outcome == "quality":
@@ -161,6 +221,7 @@ def _describe(group: Sequence[Person]) -> dict[str, Any]:
     episodes, quality = _values(group, "episodes"), _values(group, "quality")
     return {
         "participants": len(group),
+        "guests": sum(person.guest for person in group),
         "exposed": sum(person.exposed for person in group),
         "with_episode": sum(person.episodes > 0 for person in group),
         "episodes": {"total": int(sum(episodes)), **_estimate(episodes)},
@@ -221,6 +282,26 @@ def _warnings(arms: dict[str, list[Person]]) -> list[str]:
             found.append(
                 f"With so few, no result of {outcome} whatever could have been significant."
             )
+    return found
+
+
+def _who_is_missing(sample: Sample) -> list[str]:
+    """What makes those who are compared other people than those who came."""
+    found = []
+    guests = sum(person.guest for person in sample.people)
+    if guests:
+        found.append(
+            f"{guests} of {len(sample.people)} are guests. A guest who comes again counts as "
+            "somebody new, perhaps in another arm, unless by their code: people are not "
+            "independent then, as the tests take them to be."
+        )
+    withdrawn = sum(sample.left_out.get((name, "withdrawn"), 0) for name in ARMS)
+    if withdrawn or sample.erased:
+        found.append(
+            f"Consent to research was taken back by {withdrawn}, and {sample.erased} were erased. "
+            "Who goes may go for what the arm showed: those who are left are no longer groups by "
+            "chance alone."
+        )
     return found
 
 

@@ -20,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compare the arms of the incentive experiment: participants, who was exposed, confirmed "
         "episodes and their quality by reviewers, with Mann-Whitney tests for each pair of arms "
-        "(exact for small groups, corrected by Holm) and bootstrap intervals. Everybody counts in "
-        "the arm that chance gave them. Who was erased or hidden does not count."
+        "(exact for small groups, corrected by Holm) and bootstrap intervals. Everybody who "
+        "has agreed to research counts in the arm that chance gave them. Who has taken that back, "
+        "was hidden or erased does not; the report says how many they are."
     )
     parser.epilog = (
         "examples:\n"
@@ -38,17 +39,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         migrate(database)
         with database.read() as tx:
-            people = gather(tx)
+            sample = gather(tx)
     finally:
         database.close()
-    report = analyse(people)
+    report = analyse(sample)
     text = as_text(report)
     files: list[str] = []
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "report.md").write_text(text)
         (args.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-        plots = write_plots(people, report, args.out)
+        plots = write_plots(sample.people, report, args.out)
         files = [str(args.out / "report.md"), str(args.out / "report.json"), *map(str, plots)]
     answer: dict[str, Any] = {"ok": True, **report, "files": files}
     if not args.json:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from collect.crowd import review
+from collect.crowd import data_rights, review
 from collect.crowd.config import PointsConfig
-from collect.crowd.experiment_report import Person, analyse, as_text, gather
+from collect.crowd.experiment_report import Person, Sample, analyse, as_text, gather
 from collect.crowd.ledger import award
 from collect.crowd.rank_test import (
     EXACT,
@@ -115,7 +115,8 @@ def test_the_interval_holds_what_it_is_of():
 
 
 def people(**groups):
-    return [Person(arm, True, n, q) for arm, rows in groups.items() for n, q in rows]
+    rows = [Person(arm, True, False, n, q) for arm, rows in groups.items() for n, q in rows]
+    return Sample(rows, {}, 0)
 
 
 def test_the_numbers_by_hand():
@@ -145,7 +146,7 @@ def test_the_numbers_by_hand():
     assert "Too few people for episodes" in said
     assert "no result of episodes whatever" in said
     text = as_text(report)
-    assert "| material | 3 | 3 | 2 | 3 | 1.00 (0.00 to 2.00) | 2 |" in text
+    assert "| material | 3 | 0 | 3 | 2 | 3 | 1.00 (0.00 to 2.00) | 2 |" in text
     assert "whatever could have been significant" in text
     json.dumps(report, allow_nan=False)
 
@@ -166,7 +167,7 @@ def test_a_difference_that_is_there_is_found_and_no_warning_given():
 
 
 def test_with_nobody_it_says_so():
-    report = analyse([])
+    report = analyse(people())
     assert report["warnings"] == ["Nobody is in material and intrinsic and social."]
     assert "Nothing to compare" in as_text(report)
     alone = analyse(people(material=[(1, None)]))
@@ -174,11 +175,12 @@ def test_with_nobody_it_says_so():
     assert alone["arms"]["material"]["quality"] == {"known": 0, "mean": None, "ci95": None}
 
 
-def test_only_what_is_confirmed_counts(database, make_participant, make_station, make_task,
-                                       make_staff):  # fmt: skip
+def test_only_what_is_confirmed_counts(database, make_participant, make_consent, make_station,
+                                       make_task, make_staff):  # fmt: skip
     station, task, staff = make_station(), make_task(), make_staff("reviewer")
     ada = make_participant(arm="social")
-    idle = make_participant(arm="social")
+    idle = make_participant(arm="social", kind="card")
+    make_consent(idle)
     make_participant()  # in no arm
     hidden = make_participant(arm="material", hidden=True)
     erased = make_participant(arm="material", erased_at=utc_now())
@@ -220,17 +222,45 @@ def test_only_what_is_confirmed_counts(database, make_participant, make_station,
     with database.read() as tx:
         found = gather(tx)
         assert tx.query(Play).count() == 9
-    assert sorted(found, key=lambda person: -person.episodes) == [
-        Person("social", True, 3, 2.5),
-        Person("social", False, 0, None),
+    assert sorted(found.people, key=lambda person: -person.episodes) == [
+        Person("social", True, True, 3, 2.5),
+        Person("social", False, False, 0, None),
     ]
+    assert (found.left_out, found.erased) == ({("material", "hidden"): 1}, 0)
+
+
+def test_who_is_gone_is_counted_and_not_compared(database):
+    """Nor who never agreed to research; who agrees anew is there again."""
+    with database.begin() as tx:
+        people = [factories.make_participant(tx, arm="social") for _ in range(6)]
+        stays, recorded, no_record, no_research, again, erased = people
+        for who in people:
+            scopes = ["record", "clips"] if who is recorded else ["record", "research"]
+            factories.make_consent(tx, who, scopes=scopes)
+        data_rights.withdraw(tx, no_record, ["record"])
+        for who in (no_research, again):
+            data_rights.withdraw(tx, who, ["research"])
+        factories.make_consent(tx, again)
+        data_rights.erase(tx, erased)
+        stays.kind = "card"
+    with database.read() as tx:
+        sample = gather(tx)
+    assert sorted(person.guest for person in sample.people) == [False, True]
+    assert sample.left_out == {("social", "withdrawn"): 2, ("social", "not agreed"): 1}
+    report = analyse(sample)
+    assert report["left_out"]["social"] == {"withdrawn": 2, "not agreed": 1, "hidden": 0}
+    said = as_text(report)
+    assert "social 2 withdrawn, 1 not agreed, 0 hidden. Erased, of whatever arm: 1." in said
+    assert "1 of 2 are guests" in said
+    assert "taken back by 2, and 1 were erased" in said
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_the_command_writes_report_and_plots(config_file, database, tmp_path, capsys):
     with database.begin() as tx:
         for n in range(6):
-            factories.make_participant(tx, arm=("material", "social")[n % 2])
+            who = factories.make_participant(tx, arm=("material", "social")[n % 2])
+            factories.make_consent(tx, who)
     out = tmp_path / "report"
     words = ["crowd", "report", "--out", str(out), "--config", str(config_file)]
     assert main([*words, "--json"]) == 0
