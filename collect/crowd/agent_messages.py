@@ -10,11 +10,13 @@ may not.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 __all__ = [
+    "LONGEST_PLAY_S",
+    "TUTORIAL_STEPS",
     "Answer",
     "Ended",
     "Heartbeat",
@@ -29,7 +31,9 @@ __all__ = [
 ]
 
 Phase = Literal["idle", "homing", "tutorial", "playing", "lowering", "fault"]
-Step = Literal["home", "squeeze", "touch", "rest", "done"]
+TutorialStep = Literal["home", "squeeze", "touch", "rest"]
+TUTORIAL_STEPS: tuple[TutorialStep, ...] = get_args(TutorialStep)
+Step = TutorialStep | Literal["done"]
 AgentEndedBy = Literal["button", "rest", "time", "lost"]
 
 PlayId = Annotated[
@@ -96,10 +100,11 @@ class State(_Said):
 
 
 class Heartbeat(_Said):
-    """``fence``: the highest one that the agent has heard of."""
+    """``fence``: the highest one that the agent has heard of. It is at most half of what an order
+    may have: an agent can't use them up."""
 
     state: State
-    fence: Annotated[int, Field(ge=0, le=2**53)] = 0
+    fence: Annotated[int, Field(ge=0, le=2**52)] = 0
 
 
 class Order(_Asked):

@@ -28,7 +28,7 @@ EPILOG = """examples:
 a task file (clips are MP4 or WebM beside it, 64 MiB at most, with WebVTT captions):
   id: hi-chew
   difficulty: easy            # easy or hard: 10 or 20 points
-  seconds: 120                # when it is ended
+  seconds: 120                # when it is ended; 900 at most
   par_s: 40                   # faster earns up to half as much again
   checked: false              # true where the station itself judges success
   subtasks: [pick, place]     # what reviewers may call its parts

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from collect.crowd import consent
+from collect.crowd.agent_messages import LONGEST_PLAY_S
 from collect.crowd.tables import Clip, Consent, Participant, Task, TaskText, new_id
 from robot_stack.config import parse, read_yaml, within
 from robot_stack.errors import ConfigError
@@ -82,7 +83,7 @@ class TaskFile:
     id: str
     difficulty: str
     texts: dict[str, Texts]
-    seconds: int = within(10, 3600, "s", default=120)
+    seconds: int = within(10, LONGEST_PLAY_S, "s", default=120)
     par_s: float = within(1, 3600, "s", default=45.0)
     position: int = 0
     active: bool = True

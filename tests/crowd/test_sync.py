@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from collect.crowd import ledger, standings
+from collect.crowd import ledger, plays, standings, stations
+from collect.crowd.agent import checked_order
 from collect.crowd.app import create_app
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
@@ -57,9 +58,9 @@ class Agent:
         path = f"/api/station/play/{play.id}/file"
         return self._client.put(path, content=data, headers=headers)
 
-    def heartbeat(self, **state: Any) -> Any:
+    def heartbeat(self, fence: int = 0, **state: Any) -> Any:
         told = {"phase": "idle", "boot": "b", "n": 1, **state}
-        return self.post("/api/station/heartbeat", {"state": told, "fence": 0})
+        return self.post("/api/station/heartbeat", {"state": told, "fence": fence})
 
 
 @pytest.fixture
@@ -204,6 +205,26 @@ def test_codes_are_not_guessed(browser: Browser) -> None:
     assert statuses == [403] * 10 + [429] * 2
 
 
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_site_from_a_backup_gives_turns_that_its_agent_takes(
+    agent: Agent,
+    database: Database,
+    station: Station,
+    ada: Participant,
+    make_consent: Make,
+    make_task: Make,
+) -> None:
+    consent, task = make_consent(ada), make_task()
+    assert agent.heartbeat(fence=41).json()["fence"] == 41
+    with database.begin() as tx:
+        stations.grant(tx, station, ada)
+        plays.start(tx, station, ada, task=task, kind="task", consent=consent)
+    (order,) = agent.heartbeat(fence=41).json()["orders"]
+    assert checked_order(order, 41).fence == 42
+    assert agent.heartbeat(fence=0).json()["fence"] == 42, "never back"
+    assert agent.heartbeat(fence=2**53).status_code == 422, "an agent can't use them up"
+
+
 @pytest.mark.parametrize(
     "state",
     [
@@ -266,6 +287,10 @@ def test_a_shared_directory_is_believed_within_its_walls(
     (config.episodes / right).write_bytes(HDF5)
     assert agent.result(play, file=right).json() == {"file": "here"}
     assert now().state == "synced"
+    (config.episodes / right).write_bytes(HDF5[::-1])
+    assert agent.result(play, file=right).json() == {"file": "here"}, "it is read once"
+    assert agent.result(play, file=right, sha256="0" * 64).status_code == 422
+    assert agent.result(play, file=right, sha256=None).status_code == 422
 
 
 def test_an_erased_play_stays_erased(

@@ -110,6 +110,7 @@ def test_a_clip_is_added_by_itself(command, folder, config):
         ("id: hi-chew", "id: ../etc", "must be a-z"),
         ("difficulty: easy", "difficulty: medium", "easy or hard"),
         ("par_s: 30", "par_s: 300", "longer than"),
+        ("seconds: 90", "seconds: 901", "900"),
         ("seconds: 90", "second: 90", "second"),
         ("title: A chew", "title: ''", "1 to 80"),
         ("  de: {title: Ein Bonbon, body: Aus der Kiste.}\n", "", "no text in de"),

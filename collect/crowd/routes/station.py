@@ -81,7 +81,7 @@ def pair(request: Request, db: Db, key: Key, limiter: Limiter, asked: PairReques
 def heartbeat(db: Db, key: Key, agent: CurrentAgent, told: Heartbeat) -> Answer:
     """What the agent says of itself; the answer is what shall be."""
     with db.begin() as tx:
-        answer = stations.heartbeat(tx, agent, told.state.model_dump(), key=key)
+        answer = stations.heartbeat(tx, agent, told.state.model_dump(), key=key, fence=told.fence)
     return Answer(**answer)
 
 
@@ -97,7 +97,8 @@ def result(
         play = _play(tx, agent, play_id)
         if play is None:
             return ResultAnswer(file="erased")
-    if told.file is not None:
+    # A large file is read once: the agent asks again before that is done.
+    if told.file is not None and (told.file, told.sha256) != (play.file, play.sha256):
         if told.sha256 is None:
             raise HTTPException(422, "a file is told of with its sha256")
         try:
