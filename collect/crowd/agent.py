@@ -26,13 +26,13 @@ from collect.crowd.agent_link import Heart, SiteLink, Sync
 from collect.crowd.agent_messages import AgentEndedBy, Order, ResultReport
 from collect.crowd.agent_play import Outcome, PlayRun
 from collect.crowd.evidence_metrics import measure, tips
-from collect.crowd.outbox import Entry, Outbox, Pairing, file_sha256
+from collect.crowd.outbox import KEPT_DONE_S, Entry, Outbox, Pairing, file_sha256
 from collect.crowd.tutorial import RobotView, Seen
+from collect.crowd.untrusted import open_untrusted
 from collect.recorder import prioritise
 from collect.session import RecordingSession
 from robot_stack.client import StationClient
 from robot_stack.config import Station
-from robot_stack.episode import Episode
 from robot_stack.errors import EpisodeError
 
 __all__ = ["OrderRefusedError", "StationAgent", "checked_order"]
@@ -114,7 +114,7 @@ class StationAgent:
 
     def run(self, ending: Callable[[], bool]) -> None:
         """Work until ``ending()``; what is recorded then is kept, and told of the next time."""
-        self._recover()
+        self.recover()
         for worker in (self.heart, self.sync):
             worker.start()
         prioritise()  # after the threads: those are in no hurry
@@ -213,17 +213,12 @@ class StationAgent:
     def _tell(self, order: Order, outcome: Outcome, path: Path | None) -> None:
         report = ResultReport(ended_by=outcome.by, rows=0, tutorial_done=outcome.tutorial_done)
         if path is not None:
-            with Episode.open(path) as episode:
-                rows = len(episode)
-            report = ResultReport(
-                ended_by=outcome.by,
-                rows=rows,
-                checked=outcome.checked,
-                tutorial_done=outcome.tutorial_done,
-                sha256=file_sha256(path),
-                size=path.stat().st_size,
-                **measure(path, self._tips),  # type: ignore[arg-type]
-            )
+            try:
+                report = self._measured(report, outcome, path)
+            except EpisodeError as error:
+                path = path.rename(path.with_name(f"{order.play}.damaged"))
+                days = round(KEPT_DONE_S / 86400)
+                self.say(f"play {order.play}: {path} is kept for {days} days: {error}")
         result = report.model_dump(exclude={"ended_ago_s", "file"})
         entry = Entry(
             order.play,
@@ -236,23 +231,39 @@ class StationAgent:
         self.outbox.put(entry)
         self.sync.nudge()
 
-    def _recover(self) -> None:
+    def _measured(self, report: ResultReport, outcome: Outcome, path: Path) -> ResultReport:
+        """The report with all that the recording says. EpisodeError for a damaged one."""
+        with open_untrusted(path) as episode:  # h5py and numpy say damage in many ways
+            found = {
+                "rows": len(episode),
+                "checked": outcome.checked,
+                "sha256": file_sha256(path),
+                "size": path.stat().st_size,
+                **measure(path, self._tips),
+            }
+            return ResultReport.model_validate({**report.model_dump(), **found})
+
+    def recover(self) -> None:
         """What an agent that was killed has begun: find its recording and tell of it."""
-        begun = {entry.play: entry for entry in self.outbox.entries("begun")}
+        begun = self.outbox.entries("begun")
         if not begun:
             return
+        told = {entry.file for entry in self.outbox.entries("ended", "done")}
         found: dict[str, Path] = {}
-        for path in self.outbox.episodes.glob("*.hdf5"):
-            try:
-                with Episode.open(path) as episode:
-                    if len(episode):
-                        found[episode.metadata.uuid] = path
-            except EpisodeError as error:
-                self.say(f"{path.name} is left as it is: {error}")
-        for play, entry in begun.items():
-            cut_off = found.get(play)
+        damaged: list[Path] = []
+        for path in sorted(self.outbox.episodes.iterdir(), key=lambda path: path.stat().st_mtime):
+            if path.name not in told:
+                play = _play_of(path)
+                if play is None:
+                    damaged.append(path)
+                else:
+                    found[play] = path
+        for entry in begun:
+            cut_off = found.get(entry.play)
+            if cut_off is None and damaged:  # one play is recorded at a time: the last is of this
+                cut_off = damaged.pop()
             what = "nothing was recorded" if cut_off is None else cut_off.name
-            self.say(f"play {play} was cut off; {what}")
+            self.say(f"play {entry.play} was cut off; {what}")
             order = Order.model_validate(entry.order)
             self._tell(order, Outcome("lost", None, tutorial_done=False, checked=None), cut_off)
 
@@ -306,3 +317,15 @@ class StationAgent:
             "t": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         return told, self._fence
+
+
+def _play_of(path: Path) -> str | None:
+    """The play that a recording is of; None when that can't be read, or the recorder could not
+    recover it."""
+    if path.suffix != ".hdf5":
+        return None
+    try:
+        with open_untrusted(path) as episode:
+            return episode.metadata.uuid
+    except EpisodeError:
+        return None

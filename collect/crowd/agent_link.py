@@ -121,7 +121,10 @@ def pair(link: SiteLink, code: str) -> Pairing:
 
 
 class _Worker:
-    """A thread that works until it is told to end."""
+    """A thread that works until it is told to end. ``trouble``: what is in its way, None when it
+    gets on."""
+
+    trouble: str | None = None
 
     def __init__(self, name: str) -> None:
         self._end = threading.Event()
@@ -142,7 +145,10 @@ class _Worker:
 
     def _run(self) -> None:
         while not self._end.is_set():
-            wait_s = self._work()
+            try:
+                wait_s = self._work()
+            except OSError as error:  # a disk that is full or gone may come back
+                self.trouble, wait_s = str(error), LONGEST_S
             self._nudged.wait(wait_s)
             self._nudged.clear()
 
@@ -157,7 +163,7 @@ class Heart(_Worker):
     def __init__(self, link: SiteLink, state: Callable[[], tuple[dict[str, Any], int]]) -> None:
         super().__init__("heartbeat")
         self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.trouble: str | None = "no heartbeat yet"
+        self.trouble = "no heartbeat yet"
         self._link = link
         self._state = state
 
@@ -185,7 +191,6 @@ class Sync(_Worker):
         self, link: SiteLink, outbox: Outbox, station: str, shared: Path | None = None
     ) -> None:
         super().__init__("sync")
-        self.trouble: str | None = None
         self._link = link
         self._outbox = outbox
         self._station = station
@@ -212,40 +217,48 @@ class Sync(_Worker):
                         return error.retry_s or self._pause_s * random.uniform(0.7, 1.3)
                     # It is this play that the site does not take: others go on.
                     self._refused[entry.play] = (now + REFUSED_S, why)
+                except (OSError, ValueError) as error:  # a disk here, or an answer that is none
+                    why = f"play {entry.play}: {error}"[:300]
+                    self._refused[entry.play] = (now + LONGEST_S, why)
                 self._pause_s = SHORTEST_S
             refused = refused or why
         self.trouble = refused
+        self._outbox.tidy()
         return LONGEST_S
 
     def _tell(self, entry: Entry) -> None:
         """Everything of one play; SiteError when something is missing still."""
         report = {**entry.result, "ended_ago_s": entry.ago_s}
         path = f"/api/station/play/{entry.play}"
-        if self._shared is not None and entry.file is not None:
-            report["file"] = self._share(entry, self._shared)
-        answer = ResultAnswer.model_validate(self._link.post(f"{path}/result", report))
-        if answer.file == "wanted" and entry.file is not None:
-            file = self._outbox.episodes / entry.file
-            told = self._link.put(f"{path}/file", file, str(entry.result["sha256"]))
+        file = entry.file if entry.result["rows"] else None  # what is damaged stays here
+        if self._shared is not None and file is not None:
+            report["file"] = self._share(entry.play, file, self._shared)
+        told = self._link.post(f"{path}/result", report, PATIENT_S)  # it reads the shared file
+        answer = ResultAnswer.model_validate(told)
+        if answer.file == "wanted" and file is not None:
+            sha256 = str(entry.result["sha256"])
+            told = self._link.put(f"{path}/file", self._outbox.episodes / file, sha256)
             answer = ResultAnswer.model_validate(told)
         if answer.file == "wanted":
             raise SiteError(409, "the site wants a file that is not here")
         if answer.file == "erased" and self._shared is not None:
             (self._shared / episode_path(self._station, entry.play)).unlink(missing_ok=True)
-        # A play that the site has declared void may have an episode all the same: it stays here.
+        # What the site does not want, as nothing is in it or it is damaged, stays here for a while.
         self._outbox.done(entry, keep=answer.file == "none")
 
-    def _share(self, entry: Entry, shared: Path) -> str:
+    def _share(self, play: str, file: str, shared: Path) -> str:
         """Put the episode where the site looks for it; the name that it has there."""
-        assert entry.file is not None
-        name = episode_path(self._station, entry.play)
+        name = episode_path(self._station, play)
         target = shared / name
         if not target.exists():
             target.parent.mkdir(mode=0o750, exist_ok=True)
             part = target.with_suffix(".part")
-            with (self._outbox.episodes / entry.file).open("rb") as source, part.open("wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
-                copy.flush()
-                os.fsync(copy.fileno())
-            part.replace(target)
+            try:
+                with (self._outbox.episodes / file).open("rb") as source, part.open("wb") as copy:
+                    shutil.copyfileobj(source, copy, 1 << 20)
+                    copy.flush()
+                    os.fsync(copy.fileno())
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)  # a disk that it has filled has room again
         return name

@@ -25,9 +25,11 @@ from typing import Any, Literal
 
 from robot_stack.errors import ConfigError
 
-__all__ = ["Entry", "Outbox", "Pairing", "file_sha256"]
+__all__ = ["KEPT_DONE_S", "Entry", "Outbox", "Pairing", "file_sha256"]
 
-KEPT_DONE_S = 30 * 86400.0  # the site asks for nothing twice for longer than that
+# The site asks for nothing twice for longer than that, and damaged recordings of people don't lie
+# about for ever.
+KEPT_DONE_S = 30 * 86400.0
 CHUNK = 1 << 20
 
 
@@ -48,7 +50,8 @@ class Entry:
     """One play: the order that it was begun by, and what came of it.
 
     ``ended_at`` is of this computer's clock, for differences only. ``result`` is the report without
-    the times; ``file`` the episode, relative to the episodes' directory.
+    the times; ``file`` the episode, relative to the episodes' directory: of a play that is done,
+    what the site did not want of it.
     """
 
     play: str
@@ -77,10 +80,8 @@ class Outbox:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(self._plays.glob("*.json")):
             entry = Entry(**json.loads(path.read_text()))
-            if entry.state == "done" and entry.ago_s > KEPT_DONE_S:
-                path.unlink()
-            else:
-                self._known[entry.play] = entry
+            self._known[entry.play] = entry
+        self.tidy()
 
     @contextlib.contextmanager
     def owned(self) -> Iterator[None]:
@@ -115,7 +116,10 @@ class Outbox:
         return Pairing(**json.loads(path.read_text()))
 
     def pair(self, pairing: Pairing) -> None:
-        """Keep the token, for its owner only."""
+        """Keep the token, for its owner only. Turns that are over are no turns of this pairing:
+        their fences are forgotten."""
+        for entry in self.entries("done"):
+            self.put(replace(entry, order={}))
         self._write(self.directory / "site.json", asdict(pairing))
 
     @property
@@ -145,10 +149,23 @@ class Outbox:
 
     def done(self, entry: Entry, *, keep: bool = False) -> None:
         """The site has all of it: the episode is the site's now, and goes from here, unless it is
-        to be kept; that the play was begun stays known."""
-        if entry.file is not None and not keep:
+        to be kept until `tidy`; that the play was begun stays known."""
+        if not keep:
+            self._remove(entry)
+        self.put(replace(entry, state="done", result={}, file=entry.file if keep else None))
+
+    def tidy(self) -> None:
+        """Forget what was done a month ago, and remove what was kept of it."""
+        for entry in self.entries("done"):
+            if entry.ago_s > KEPT_DONE_S:
+                self._remove(entry)
+                (self._plays / f"{entry.play}.json").unlink(missing_ok=True)
+                with self._lock:
+                    del self._known[entry.play]
+
+    def _remove(self, entry: Entry) -> None:
+        if entry.file is not None:
             (self.episodes / entry.file).unlink(missing_ok=True)
-        self.put(replace(entry, state="done", result={}, file=None))
 
     def _write(self, path: Path, values: dict[str, Any]) -> None:
         part = path.with_suffix(".new")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.server
 import json
 import os
@@ -12,16 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from collect.crowd.agent import OrderRefusedError, checked_order
-from collect.crowd.agent_link import SiteError, SiteLink
-from collect.crowd.outbox import Entry, Outbox, Pairing
+from collect.crowd import agent_link
+from collect.crowd.agent import OrderRefusedError, StationAgent, checked_order
+from collect.crowd.agent_link import SiteError, SiteLink, Sync
+from collect.crowd.outbox import KEPT_DONE_S, Entry, Outbox, Pairing
 from collect.crowd.tables import new_id
 from robot_stack.cli import main
+from robot_stack.config import load_station
+from robot_stack.episode import EpisodeMetadata, EpisodeSchema, EpisodeWriter, RobotLayout, Row
 from robot_stack.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +124,81 @@ def test_the_outbox_outlives_its_process(tmp_path: Path) -> None:
     later.done(recent)
     known = Outbox(tmp_path / "o").get(three)
     assert known is not None and known.state == "done", "a play is never begun twice"
+
+
+def test_a_new_pairing_begins_with_new_turns(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    over, waiting = ended(new_id(), time.time()), ended(new_id(), time.time())
+    outbox.put(replace(over, order={**START, "fence": 9}))
+    outbox.done(outbox.entries("ended")[0])
+    outbox.put(waiting)
+    assert outbox.fence == 9
+    outbox.pair(Pairing("https://crowd.test", "cafe", "secret"))
+    again = Outbox(tmp_path)
+    assert outbox.fence == again.fence == 7, "of what the site doesn't have yet"
+    known = again.get(over.play)
+    assert known is not None and known.state == "done", "and is never begun twice"
+
+
+def test_what_the_site_did_not_want_is_kept_for_a_month(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    kept, erased = new_id(), new_id()
+    for play in (kept, erased):
+        outbox.put(ended(play, time.time(), f"{play}.damaged"))
+        (outbox.episodes / f"{play}.damaged").write_bytes(b"x")
+        entry = outbox.get(play)
+        assert entry is not None
+        outbox.done(entry, keep=play == kept)
+    assert [path.name for path in outbox.episodes.iterdir()] == [f"{kept}.damaged"]
+    again = Outbox(tmp_path)
+    again.tidy()
+    (entry,) = [entry for entry in again.entries("done") if entry.file is not None]
+    assert (again.episodes / str(entry.file)).exists()
+    again.put(replace(entry, ended_at=time.time() - KEPT_DONE_S - 1))
+    again.tidy()
+    assert list(again.episodes.iterdir()) == []
+    assert again.get(kept) is None and Outbox(tmp_path).get(kept) is None
+
+
+@pytest.mark.parametrize("name", ["episode_0.hdf5", "episode_0.hdf5.broken"])
+def test_a_damaged_recording_does_not_stop_the_agent(tmp_path: Path, name: str) -> None:
+    """It is told of as nothing, and kept under its play's name."""
+    outbox = Outbox(tmp_path)
+    outbox.put(Entry(PLAY, "begun", START))
+    (outbox.episodes / name).write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(500))
+    said: list[str] = []
+    station = load_station(STATION)
+    agent = StationAgent(station, outbox, Pairing("http://127.0.0.1:9", "c", "t"), say=said.append)
+    agent.recover()
+    (entry,) = outbox.entries("ended")
+    assert (entry.play, entry.result["rows"], entry.file) == (PLAY, 0, f"{PLAY}.damaged")
+    assert entry.result["sha256"] is None
+    assert [path.name for path in outbox.episodes.iterdir()] == [entry.file]
+    assert any("kept for 30 days" in text for text in said)
+    agent.recover()
+    assert outbox.entries("ended") == [entry]
+
+
+def test_a_recording_that_was_cut_off_is_told_of(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    outbox.put(Entry(PLAY, "begun", START))
+    (outbox.episodes / "episode_9.hdf5").write_bytes(b"of somebody before")
+    joints = ("waist", "shoulder", "elbow", "forearm", "wrist", "turn", "gripper")
+    followers = tuple(RobotLayout(name, joints) for name in ("follower_left", "follower_right"))
+    writer = EpisodeWriter(
+        outbox.episodes / "episode_3.hdf5",
+        EpisodeSchema(robots=followers, cameras={}),
+        EpisodeMetadata(uuid=PLAY),
+    )
+    for i in range(3):
+        writer.append(Row(t_ns=10**9 + i * 20_000_000, qpos=np.zeros(14), action=np.zeros(14)))
+    path = writer.finalise()
+    unpaired = Pairing("http://127.0.0.1:9", "c", "t")
+    StationAgent(load_station(STATION), outbox, unpaired, say=lambda _: None).recover()
+    (entry,) = outbox.entries("ended")
+    assert (entry.file, entry.result["rows"]) == (path.name, 3)
+    assert entry.result["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (entry.result["ended_by"], entry.result["size"]) == ("lost", path.stat().st_size)
 
 
 def test_a_write_that_was_cut_off_leaves_what_was(tmp_path: Path) -> None:
@@ -264,3 +345,33 @@ def test_the_token_goes_to_a_trusted_site_only(https_site: tuple[str, Path]) -> 
     with pytest.raises(SiteError) as refusal:
         trusted.post("/elsewhere", {})
     assert refusal.value.status == 307, "nobody sends the agent elsewhere with its token"
+
+
+def test_an_answer_that_is_none_and_a_disk_that_fails_end_no_sync(
+    https_site: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The site's answer to a result is not one; then what was kept can't be removed for a while."""
+    monkeypatch.setattr(agent_link, "LONGEST_S", 0.05)
+    site, certificate = https_site
+    outbox = Outbox(tmp_path / "o")
+    outbox.put(ended(PLAY, time.time()))
+    sync = Sync(SiteLink(site, "secret", certificate), outbox, "cafe")
+
+    def until_trouble(told: str) -> None:
+        deadline = time.monotonic() + 30.0
+        while told not in str(sync.trouble):
+            assert time.monotonic() < deadline, f"{told}: not told, but {sync.trouble}"
+            time.sleep(0.01)
+
+    sync.start()
+    try:
+        until_trouble(f"play {PLAY}: 1 validation error")
+        old = Entry(PLAY, "done", ended_at=1.0, file="kept")
+        (outbox.episodes / "kept").mkdir()
+        outbox.put(old)
+        until_trouble("kept")
+        (outbox.episodes / "kept").rmdir()
+        until_trouble("None")
+    finally:
+        sync.close()
+    assert outbox.get(PLAY) is None

@@ -104,8 +104,8 @@ class Cafe:
     def heart(self) -> Heart:
         return Heart(self.link(), self._told)
 
-    def sync(self, outbox: Outbox | None = None) -> Sync:
-        return Sync(self.link(), outbox or self.outbox, "cafe")
+    def sync(self, outbox: Outbox | None = None, shared: Path | None = None) -> Sync:
+        return Sync(self.link(), outbox or self.outbox, "cafe", shared)
 
     def _told(self) -> tuple[dict[str, Any], int]:
         self._n += 1
@@ -416,6 +416,52 @@ def test_late_results_come_in_any_order_and_one_that_is_refused_holds_up_no_othe
             assert [entry.play for entry in cafe.outbox.entries("ended")] == [begun[0].id]
             until(lambda: begun[0].id in str(sync.trouble), "what was refused being told")
     assert [cafe.points(who) for who in people] == [10, 12, 12]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_disk_that_fails_holds_up_no_other_play_and_may_come_back(
+    cafe: Cafe, make_participant: Make, begin: Callable[[Participant], Play]
+) -> None:
+    begun = []
+    with working(cafe.heart()):
+        for who in (make_participant(), make_participant()):
+            cafe.beats()
+            play = begin(who)
+            begun.append(play)
+            with cafe.database.begin() as tx:
+                plays.finish(tx, tx.get_one(Play, play.id), by="time")
+                stations.release(tx, cafe.station, who)
+            cafe.record(play)
+    lost = cafe.outbox.episodes / f"{begun[0].id}.hdf5"
+    lost.rename(cafe.folder / "lost")
+    sync = cafe.sync()
+    with working(sync):
+        until(lambda: cafe.row(begun[1]).state == "synced", "the arrival of the other")
+        until(lambda: begun[0].id in str(sync.trouble), "the trouble being told")
+        (cafe.folder / "lost").rename(lost)
+        until(lambda: cafe.row(begun[0]).state == "synced", "the arrival of what was lost")
+        until(lambda: sync.trouble is None, "the trouble's end")
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_shared_disk_that_is_away_is_waited_for(
+    cafe: Cafe, ada: Participant, begin: Callable[[Participant], Play]
+) -> None:
+    with working(cafe.heart()):
+        cafe.beats()
+        play = begin(ada)
+    cafe.record(play)
+    (cafe.folder / "mounts").write_bytes(b"")
+    sync = cafe.sync(shared=cafe.folder / "mounts" / "episodes")
+    with working(sync):
+        until(lambda: play.id in str(sync.trouble), "the trouble being told")
+        (cafe.folder / "mounts").unlink()
+        (cafe.folder / "mounts").mkdir()
+        (cafe.folder / "mounts" / "episodes").symlink_to(cafe.config.episodes)
+        until(lambda: cafe.row(play).state == "synced", "the arrival")
+    assert [path.name for path in cafe.config.episodes.rglob("*") if path.is_file()] == [
+        f"{play.id}.hdf5"
+    ]
 
 
 def test_what_was_erased_goes_from_the_station_too(
