@@ -138,7 +138,7 @@ class VideoMaker:
                 continue
             try:
                 made = self._make(play_id, episode)
-            except OSError as error:  # a full disk, a directory that is not ours
+            except Exception as error:  # noqa: BLE001 - a full disk, no database: others wait
                 log.error("a video could not be made", play=play_id, error=error)
                 made = False
             with self._lock:
@@ -165,9 +165,13 @@ class VideoMaker:
                 self._prune(goal.parent)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-            # Erased while it was made? Who erases from now on finds it.
-            if not self._wanted(play_id):
-                forget(self._media, play_id)
+            # Erased while it was made, or who knows? Who erases from now on finds it.
+            wanted = False
+            try:
+                wanted = self._wanted(play_id)
+            finally:
+                if not wanted:
+                    forget(self._media, play_id)
         return True
 
     def _prune(self, where: Path) -> None:
@@ -198,8 +202,8 @@ class VideoMaker:
             assert process.stderr is not None
             if process.returncode:
                 lines = process.stderr.read().strip().splitlines()
-                said = lines[-1][:300] if lines else ""
-                log.error("a video could not be made", play=play_id, said=said)
+                said = lines[-1] if lines else f"exit status {process.returncode}"
+                log.error("a video could not be made", play=play_id, error=said)
         return process.returncode == 0
 
     @contextlib.contextmanager

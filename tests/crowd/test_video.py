@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import structlog
 
 from collect import jpeg
+from collect.crowd.database import DatabaseBusyError
+from collect.crowd.log import configure
 from collect.crowd.tables import new_id
 from collect.crowd.video import QueueFullError, VideoMaker, folder, forget, index_of
 from robot_stack.episode import Episode
@@ -40,6 +44,15 @@ def settled(maker, play_id, episode):
     """What becomes of a play's videos."""
     until(lambda: maker.ask(play_id, episode) != "making", "an end of the making")
     return maker.ask(play_id, episode)
+
+
+@pytest.fixture
+def logged(capsys):
+    """Gives what was logged, line by line."""
+    configure()
+    yield lambda: [json.loads(x) for x in capsys.readouterr().err.splitlines() if x[:1] == "{"]
+    logging.getLogger().handlers.clear()
+    structlog.reset_defaults()
 
 
 def names(media):
@@ -100,7 +113,7 @@ def test_the_queue_is_bounded_and_a_play_takes_one_place(episode, tmp_path):
     assert maker.ask(first, episode) == "making", "who has a place is not sent away"
 
 
-def test_a_damaged_file_fails_and_leaves_nothing(episode, tmp_path):
+def test_a_damaged_file_fails_leaves_nothing_and_says_why(episode, tmp_path, logged):
     damaged = tmp_path / "damaged.hdf5"
     damaged.write_bytes(episode.read_bytes()[:20_000])
     maker = VideoMaker(tmp_path / "media", 2, lambda _: True)
@@ -108,6 +121,35 @@ def test_a_damaged_file_fails_and_leaves_nothing(episode, tmp_path):
     with maker.running():
         assert settled(maker, play_id, damaged) == "failed"
     assert names(tmp_path / "media") == []
+    said = [line for line in logged() if line.get("play") == play_id]
+    assert len(said) == 1 and said[0]["error"].startswith("EpisodeError: ")
+
+
+def test_a_database_that_is_away_costs_a_play_its_video_and_not_the_next_one(
+    episode, tmp_path, logged
+):
+    """Away before a video is made, and after: nobody knows then whether the play was erased."""
+    answers = {new_id(): ["away"], new_id(): ["there", "away"], new_id(): ["there", "there"]}
+
+    def wanted(play_id):
+        if answers[play_id].pop(0) == "away":
+            raise DatabaseBusyError
+        return True
+
+    plays = list(answers)
+    maker = VideoMaker(tmp_path, len(plays), wanted)
+    with maker.running():
+        for play_id in plays:
+            maker.ask(play_id, episode)
+        assert [settled(maker, play_id, episode) for play_id in plays] == [
+            "failed",
+            "failed",
+            "ready",
+        ]
+    assert {p.name for p in (tmp_path / "review").iterdir()} == {".lock", plays[2]}
+    assert {line.get("play"): line.get("error") for line in logged()} == dict.fromkeys(
+        plays[:2], "DatabaseBusyError"
+    )
 
 
 def test_what_is_erased_while_it_is_made_is_not_there_afterwards(episode, tmp_path):
