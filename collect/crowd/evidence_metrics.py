@@ -6,6 +6,7 @@ arms as measured, never of what was asked for.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.crowd.savitzky_golay import derivative
 from collect.session import recorded_group
 from robot_stack import registry
 from robot_stack.config import Station
@@ -20,7 +22,7 @@ from robot_stack.episode import Episode
 from robot_stack.safety.limits import ForwardKinematics
 from robot_stack.types import Difference
 
-__all__ = ["derivative", "measure", "tips"]
+__all__ = ["measure", "tips"]
 
 Array = NDArray[np.float64]
 
@@ -61,22 +63,13 @@ def measure(path: Path, fingertips: Mapping[str, ForwardKinematics]) -> dict[str
     window = round(WINDOW_S * rate_hz) | 1
     if len(ways) and rows >= window:
         dt = 1.0 / rate_hz
-        speed = np.stack([np.linalg.norm(derivative(way, 1, window, dt), axis=1) for way in ways])
-        jerk = np.stack([np.linalg.norm(derivative(way, 3, window, dt), axis=1) for way in ways])
+        fitted = functools.partial(derivative, window=window, order=ORDER, dt=dt)
+        speed = np.stack([np.linalg.norm(fitted(way, 1), axis=1) for way in ways])
+        jerk = np.stack([np.linalg.norm(fitted(way, 3), axis=1) for way in ways])
         found["path_m"] = float(speed.sum() * dt)
         found["jerk"] = float(np.sqrt(np.mean(np.square(jerk))))
         found["idle_fraction"] = float(np.mean(speed.max(axis=0) < IDLE_M_PER_S))
     return {name: value for name, value in found.items() if math.isfinite(value)}
-
-
-def derivative(way: Array, degree: int, window: int, dt: float) -> Array:
-    """Derivative of ``way`` (T, 3) by a polynomial fitted to each ``window`` rows (odd): (T -
-    window + 1, 3). Savitzky and Golay, Analytical Chemistry 36 (1964) 1627."""
-    half = window // 2
-    at = np.arange(-half, half + 1) * dt
-    fit = np.linalg.pinv(np.vander(at / at[-1], ORDER + 1, increasing=True))[degree]
-    weights = fit * math.factorial(degree) / at[-1] ** degree
-    return np.stack([np.convolve(column, weights[::-1], mode="valid") for column in way.T], axis=1)
 
 
 def _ways(episode: Episode, fingertips: Mapping[str, ForwardKinematics]) -> Array:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from collect.crowd import scoring
+from collect.crowd import savitzky_golay, scoring
 from robot_stack.episode import Episode
 from robot_stack.types import Difference
 
@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 WINDOW_S = 0.2
+CUBIC = 3
 # The smoothest reach of 0.6 rad in 0.4 s peaks at 60 A/T^3 = 560 rad/s^3 (Flash and Hogan, 1985);
 # encoders of 4096 steps leave 4 rad/s^3 of noise after the fit below.
 JERK = 600.0
@@ -68,17 +69,14 @@ def find_flags(episode: Episode, par_s: float | None = None) -> list[Flag]:
 def derivative(values: Array, rate: float, order: int) -> Array:
     """The ``order``-th derivative (T, D) of ``values`` (T, D) sampled ``rate`` times a second.
 
-    Of a cubic fitted to 0.2 s around each row (Savitzky and Golay, 1964); NaN at the ends, where
-    there are no 0.2 s around.
+    Of a cubic fitted to 0.2 s around each row; NaN at the ends, where there are no 0.2 s around.
     """
     half = max(2, round(WINDOW_S * rate / 2))
     result = np.full(values.shape, np.nan)
-    if len(values) <= 2 * half:
-        return result
-    steps = np.arange(-half, half + 1) / rate
-    fit = np.linalg.pinv(np.vander(steps, 4, increasing=True))[order] * math.factorial(order)
-    for column in range(values.shape[1]):
-        result[half:-half, column] = np.convolve(values[:, column], fit[::-1], "valid")
+    if len(values) > 2 * half:
+        result[half:-half] = savitzky_golay.derivative(
+            values, order, window=2 * half + 1, order=CUBIC, dt=1.0 / rate
+        )
     return result
 
 

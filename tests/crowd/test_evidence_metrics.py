@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from collect.crowd.evidence_metrics import derivative, measure
+from collect.crowd.evidence_metrics import ORDER, measure
+from collect.crowd.savitzky_golay import derivative
 from robot_stack.episode import EpisodeMetadata, EpisodeSchema, EpisodeWriter, RobotLayout, Row
 from robot_stack.episode.layout import log_record
 from robot_stack.types import Difference
@@ -22,10 +23,10 @@ def test_derivatives_of_a_polynomial_are_exact() -> None:
     t = T[:, None]
     way = np.hstack([t**3, 2.0 * t**2, 5.0 + 0.0 * t])
     inner = T[12:-12]
-    speed = derivative(way, 1, 25, DT)
+    speed = derivative(way, 1, window=25, order=ORDER, dt=DT)
     np.testing.assert_allclose(speed[:, 0], 3 * inner**2, atol=1e-6)
     np.testing.assert_allclose(speed[:, 1], 4 * inner, atol=1e-6)
-    jerk = derivative(way, 3, 25, DT)
+    jerk = derivative(way, 3, window=25, order=ORDER, dt=DT)
     np.testing.assert_allclose(jerk, np.tile([6.0, 0.0, 0.0], (476, 1)), atol=1e-4)
 
 
@@ -35,7 +36,7 @@ def test_servo_counts_are_not_jerk() -> None:
     rng = np.random.default_rng(1)
     read = np.asarray(1e-3 * rng.integers(0, 2, (500, 3)), dtype=np.float64)
     raw = np.diff(read, 3, axis=0) / DT**3
-    smooth = derivative(read, 3, 25, DT)
+    smooth = derivative(read, 3, window=25, order=ORDER, dt=DT)
     assert np.sqrt(np.mean(raw**2)) > 100.0
     assert np.sqrt(np.mean(np.sum(smooth**2, axis=1))) < 6.0
 
