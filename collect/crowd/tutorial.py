@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from collect.crowd.agent_messages import TUTORIAL_STEPS
 from collect.crowd.evidence_metrics import tips
 from robot_stack import registry
 from robot_stack.client import StationClient
@@ -23,9 +24,8 @@ from robot_stack.safety.limits import ForwardKinematics
 from robot_stack.spec import RobotSpec
 from robot_stack.types import Difference, Lifecycle
 
-__all__ = ["STEPS", "RobotView", "Seen", "Tutorial"]
+__all__ = ["RobotView", "Seen", "Tutorial"]
 
-STEPS = ("home", "squeeze", "touch", "rest")
 LEADERS = "leader_arms"
 HOME_RAD = 0.2  # a leader's weight hangs on soft gains
 REST_RAD = 0.35  # the stop that a leader rests on is where a workshop has put it
@@ -68,11 +68,11 @@ class Tutorial:
 
     @property
     def step(self) -> str:
-        return STEPS[len(self.done)] if len(self.done) < len(STEPS) else "done"
+        return "done" if self.passed else TUTORIAL_STEPS[len(self.done)]
 
     @property
     def passed(self) -> bool:
-        return len(self.done) == len(STEPS)
+        return len(self.done) == len(TUTORIAL_STEPS)
 
     def see(self, seen: Seen, *, following: bool) -> None:
         """Judge what the robot shows; ``following``: the followers follow the leaders now."""

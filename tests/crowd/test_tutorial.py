@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from collect.crowd import tutorial
+from collect.crowd.agent_messages import TUTORIAL_STEPS
 from collect.crowd.tutorial import RobotView, Seen, Tutorial
 from robot_stack.client import StationClient
 from robot_stack.config import Station, load_station
@@ -205,9 +206,9 @@ def test_the_steps_come_in_order() -> None:
     assert run(AT_HOME, FREE, touch(LEFT), FREE, touch(RIGHT)).step == "rest"
     passed = run(AT_HOME, FREE, touch(LEFT, RIGHT), RESTING)
     assert passed.passed and passed.step == "done"
-    assert passed.done == list(tutorial.STEPS)
+    assert passed.done == list(TUTORIAL_STEPS)
     passed.see(*RESTING[:1], following=True)
-    assert passed.done == list(tutorial.STEPS)
+    assert passed.done == list(TUTORIAL_STEPS)
 
 
 def test_no_step_is_skipped() -> None:

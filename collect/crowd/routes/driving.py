@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from collect.crowd import flow, plays, queue, tasks, turns
+from collect.crowd.agent_messages import TUTORIAL_STEPS
 from collect.crowd.config import CrowdConfig
 from collect.crowd.deps import Config, CurrentParticipant, CurrentWho, Db
 from collect.crowd.i18n import choose_language
@@ -27,7 +28,6 @@ router = APIRouter()
 
 TaskId = Annotated[str, Path(pattern=r"^[a-z0-9][a-z0-9-]{0,46}$")]
 Reason = Annotated[str, Query(max_length=12)]
-Likert = Annotated[int, Form(ge=1, le=5)]
 # Why nothing begins: what the texts know (`participant.refused`).
 REASONS = frozenset(
     {
@@ -49,10 +49,7 @@ REASONS = frozenset(
         "unreported",
     }
 )
-STEPS = ("home", "squeeze", "touch", "rest")
 JUST_NOW = dt.timedelta(seconds=60)
-HELP = "6 per 10 minutes"
-HELP_LASTS = dt.timedelta(minutes=30)  # an unanswered call older than this is called again
 
 
 @router.get("/tutorial")
@@ -74,7 +71,7 @@ def tutorial_page(
             station=station,
             station_is=None if station is None else turns.status(tx, station, me),
             play=at.play,
-            steps=STEPS,
+            steps=TUTORIAL_STEPS,
             robot=robot,
             step=told.get("step"),
             done=told.get("done", []),
