@@ -1,10 +1,23 @@
-"""Processes that outlive whoever started them: pid files that survive pid re-use."""
+"""Processes that outlive whoever started them, by pid files that survive pid re-use; and those that
+must not."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
 from pathlib import Path
 
-__all__ = ["living_pid", "started_at"]
+__all__ = ["end_with", "living_pid", "started_at"]
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def end_with(parent: int, by: signal.Signals) -> bool:
+    """Have the kernel send this process ``by`` when the thread that started it ends, however that
+    ends. False when ``parent``, its process, had ended before."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by, 0, 0, 0)
+    return os.getppid() == parent
 
 
 def started_at(pid: int) -> str | None:

@@ -8,17 +8,13 @@ back, and the arms brake and hold.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import sys
 
 from robot_stack.cli import main
-
-PR_SET_PDEATHSIG = 1  # prctl(2)
+from robot_stack.processes import end_with
 
 if __name__ == "__main__":
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):
+    if not end_with(int(sys.argv[1]), signal.SIGINT):
         sys.exit("the agent that started this is gone")
     sys.exit(main(["teleop", *sys.argv[2:]]))

@@ -7,7 +7,6 @@ with its parent process.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
@@ -26,10 +25,10 @@ from collect.crowd.untrusted import open_untrusted
 from collect.crowd.video import INDEX, Index
 from robot_stack.episode import Episode
 from robot_stack.errors import EpisodeError
+from robot_stack.processes import end_with
 
 __all__ = ["main", "make"]
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
 MAX_FPS = 30.0
 MAX_WIDTH = 640
 KEY_S = 0.5
@@ -89,8 +88,7 @@ def _images(episode: Episode, camera: str, step: int) -> Iterator[Image]:
 def main(arguments: list[str]) -> int:
     """Exit status; what went wrong is on stderr, in the last line."""
     source, folder, parent = arguments
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(parent):
+    if not end_with(int(parent), signal.SIGKILL):
         return 1
     os.nice(19)
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import os
 import queue
@@ -25,9 +24,10 @@ import threading
 import time
 from typing import Any
 
+from robot_stack.processes import end_with
+
 __all__ = ["main"]
 
-PR_SET_PDEATHSIG = 1
 WHOLE_STROKE_M = 0.08
 LARGEST_MESSAGE = 4096
 
@@ -117,8 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--address", required=True)
     options = parser.parse_args(arguments)
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
+    if not end_with(parent, signal.SIGKILL):
         return 0
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
     os.sched_setaffinity(0, range(os.cpu_count() or 1))  # not where the arm's loop is pinned
