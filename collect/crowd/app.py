@@ -7,7 +7,6 @@ requests (a follower of the boards, a video worker) is the router's own `lifespa
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import multiprocessing
 import os
@@ -36,12 +35,12 @@ from collect.crowd.security.guard import Guard, protect
 from collect.crowd.security.rate_limit import RateLimiter, TooManyError
 from collect.crowd.site import Site
 from collect.crowd.templating import render
+from robot_stack.processes import end_with
 
 __all__ = ["create_app", "from_environment"]
 
 STATIC = Path(__file__).parent / "static"
 BUSY_RETRY_S = 2
-PR_SET_PDEATHSIG = 1  # prctl(2)
 # What any route may answer besides its own; whatever else one answers, it declares.
 ANYWHERE: dict[int | str, dict[str, Any]] = {
     303: {"description": "To another page: the next step, or the sign-in"},
@@ -105,8 +104,8 @@ def from_environment() -> FastAPI:
     configure()
     if (parent := multiprocessing.parent_process()) is not None:
         # A worker ends with the process that started it, however and whenever that ended.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent.pid:
+        assert parent.pid is not None
+        if not end_with(parent.pid, signal.SIGTERM):
             raise SystemExit("the process that started this worker is gone")
     return create_app(load_config(os.environ[CONFIG_VARIABLE]))
 
