@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from collect.crowd import consent, review, tasks, video
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
+from collect.crowd.files import confined
 from collect.crowd.tables import (
     AuditEntry,
     Base,
@@ -152,7 +153,10 @@ def sweep(database: Database, config: CrowdConfig) -> int:
     for play_id in graves:
         paths = {*present.get(play_id, ())}
         if file := files.get(play_id):
-            paths.add(_within(config.episodes, file))
+            path = confined(config.episodes, file)
+            if path is None:
+                raise ValueError(f"the file {file!r} of a play is outside of {config.episodes}")
+            paths.add(path)
         for path in paths:
             removed += _unlink(path)
         if video.folder(config.media, play_id).is_dir():
@@ -239,13 +243,6 @@ def _episodes(episodes: Path) -> dict[str, list[Path]]:
             for path in folder.iterdir():
                 found.setdefault(path.name.split(".")[0], []).append(path)
     return found
-
-
-def _within(episodes: Path, relative: str) -> Path:
-    path = episodes / relative
-    if not path.resolve().is_relative_to(episodes.resolve()):
-        raise ValueError(f"a play's file {relative!r} is outside {episodes}; nothing was removed")
-    return path
 
 
 def _unlink(path: Path) -> int:

@@ -50,6 +50,7 @@ from collect.crowd.export_part import (
     tidy,
 )
 from collect.crowd.export_select import Chosen, Selection, Terms, choose
+from collect.crowd.files import confined
 from collect.crowd.keys import SiteKey
 from collect.crowd.segments import Labels
 from collect.crowd.stations import CONTRIBUTOR
@@ -89,7 +90,7 @@ def survey(database: Database, config: CrowdConfig, terms: Terms) -> Summary:
     people = set()
     count = 0
     for one in found.chosen:
-        path = _source(config, one.play)
+        path = confined(config.episodes, one.play.file)
         if path is None or not path.is_file():
             left_out["file_missing"] += 1
             continue
@@ -200,7 +201,7 @@ def _one(
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
     play = one.play
-    source = _source(config, play)
+    source = confined(config.episodes, play.file)
     if source is None or play.sha256 is None:
         raise LeftOutError("file_missing")
     identity = Identity(
@@ -288,16 +289,8 @@ def _secrets(tx: Session, key: SiteKey, one: Chosen) -> tuple[str, ...]:
     return tuple(text for text in found if text is not None)
 
 
-def _source(config: CrowdConfig, play: Play) -> Path | None:
-    """A play's file, when it is where episodes are."""
-    if play.file is None:
-        return None
-    path = config.episodes / play.file
-    return path if path.resolve().is_relative_to(config.episodes.resolve()) else None
-
-
 def _size(config: CrowdConfig, play: Play) -> int:
-    path = _source(config, play)
+    path = confined(config.episodes, play.file)
     return path.stat().st_size if path is not None and path.is_file() else 0
 
 

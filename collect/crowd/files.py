@@ -21,7 +21,16 @@ from starlette.concurrency import run_in_threadpool
 
 from robot_stack.errors import RobotStackError
 
-__all__ = ["UploadError", "clear_leftovers", "episode_path", "incoming", "keep", "receive", "told"]
+__all__ = [
+    "UploadError",
+    "clear_leftovers",
+    "confined",
+    "episode_path",
+    "incoming",
+    "keep",
+    "receive",
+    "told",
+]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"  # HDF5 File Format Specification, II.A
 CHUNK = 1 << 20
@@ -41,6 +50,15 @@ def episode_path(station: str, play: str) -> str:
     """Where the episode of a play, by its id, at a station, by its name, is kept below the site's
     episodes."""
     return f"{station}/{play}.hdf5"
+
+
+def confined(episodes: Path, relative: str | None) -> Path | None:
+    """Where the file of a play is; None when it has none, or would have it outside of the site's
+    episodes."""
+    if relative is None:
+        return None
+    path = episodes / relative
+    return path if path.resolve().is_relative_to(episodes.resolve()) else None
 
 
 def incoming(episodes: Path) -> Path:

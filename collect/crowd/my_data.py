@@ -19,6 +19,7 @@ from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
 from collect.crowd.database import Database
+from collect.crowd.files import confined
 from collect.crowd.i18n import translator
 from collect.crowd.tables import (
     BadgeAward,
@@ -134,12 +135,10 @@ def _episode(
     play_id: str,
     relative: str,
 ) -> Iterator[bytes]:
-    path = episodes / relative
-    if not path.resolve().is_relative_to(episodes.resolve()):
-        raise ValueError(f"a play's file {relative!r} is outside {episodes}")
+    path = confined(episodes, relative)
     with database.read() as tx:
         play = tx.get(Play, play_id)
-        if play is None or play.state != "synced":
+        if path is None or play is None or play.state != "synced":
             return
     try:
         source = path.open("rb")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collect.crowd.config import CrowdConfig
+from collect.crowd.files import confined
 from collect.crowd.flags import find_flags
 from collect.crowd.tables import Play
 from collect.crowd.untrusted import open_untrusted
@@ -22,11 +23,8 @@ MOST_POINTS = 1200  # of one joint; a screen has not many more
 
 def episode_file(config: CrowdConfig, play: Play) -> Path | None:
     """Where a play's episode is; None when there is none within the site's episodes."""
-    if play.file is None:
-        return None
-    episodes = config.episodes.resolve()
-    path = (episodes / play.file).resolve()
-    return path if path.is_relative_to(episodes) and path.is_file() else None
+    path = confined(config.episodes, play.file)
+    return path if path is not None and path.is_file() else None
 
 
 def rows_of(path: Path) -> int:

@@ -12,13 +12,12 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from typing import Protocol
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from collect.crowd import scoring
-from collect.crowd.standings import site_version
+from collect.crowd.standings import midnight
 from collect.crowd.tables import AuditEntry, Participant, RewardEntry, RewardItem, utc_now
 from robot_stack.errors import RobotStackError
 
@@ -162,7 +161,7 @@ def handed_today(
         tx,
         RewardEntry.item_id == item_id,
         RewardEntry.kind == "handed",
-        RewardEntry.created_at >= _midnight(tx, now or utc_now()),
+        RewardEntry.created_at >= midnight(tx, now or utc_now()),
         *whose,
     )
 
@@ -181,12 +180,6 @@ def _offer(
     pieces = min(limits.values())
     reason = next((name for name, most in limits.items() if most < 1), None)
     return Offer(item, there, today, max(0, pieces), reason)
-
-
-def _midnight(tx: Session, now: dt.datetime) -> dt.datetime:
-    """When the day began at the site."""
-    local = now.astimezone(ZoneInfo(site_version(tx)[1]))
-    return local.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def _by_staff(
