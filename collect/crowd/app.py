@@ -7,11 +7,13 @@ requests (a follower of the boards, a video worker) is the router's own `lifespa
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
 import pkgutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,13 @@ def from_environment() -> FastAPI:
         assert parent.pid is not None
         if not end_with(parent.pid, signal.SIGTERM):
             raise SystemExit("the process that started this worker is gone")
-    return create_app(load_config(os.environ[CONFIG_VARIABLE]))
+    # Requests pass from the loop to a thread and back: each change waited up to 5 ms for whoever
+    # computes meanwhile.
+    sys.setswitchinterval(0.0005)
+    app = create_app(load_config(os.environ[CONFIG_VARIABLE]))
+    gc.collect()
+    gc.freeze()  # nobody is answered while all that is loaded is looked through: 0.1 s and more
+    return app
 
 
 def _routers() -> list[APIRouter]:
