@@ -32,7 +32,7 @@ from collect.crowd.tables import (
 )
 from robot_stack.errors import ConfigError
 
-__all__ = ["ROLES", "Page", "Role", "Tour", "make_tour"]
+__all__ = ["Page", "Role", "Tour", "make_tour"]
 
 Role = Literal[
     "stranger",
@@ -49,7 +49,21 @@ Role = Literal[
     "regular",
     "staff",
 ]
-ROLES: tuple[Role, ...] = Role.__args__  # type: ignore[attr-defined]
+STAFF_PAGES = (
+    "names",
+    "help",
+    "participants",
+    "plays",
+    "stations",
+    "rewards",
+    "accounts",
+    "password",
+    "audit",
+    "agreement",
+    "disputes",
+    "review",
+    "password",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +190,8 @@ class _Cast:
         yield Page("signin-kiosk", "/signin", "kiosk")
         token = phone.new_link(tx, self.site.key, self.here, None, "en")
         yield Page("signin-phone", f"/signin/phone?link={token}", "stranger")
+        yield Page("back", "/back", "stranger")
+        yield Page("back", "/back", "stranger")
         yield Page("pair", "/pair", "stranger")
         yield Page("age", "/age", "newcomer")
         yield Page("age-minor", "/age", "minor")
@@ -192,6 +208,7 @@ class _Cast:
         yield Page("result", f"/report?done={self._told(tx)}", "regular")
         yield Page("me", "/me", "regular")
         yield Page("me-data", "/me/data", "regular")
+        yield Page("board", "/board", "regular")
         for scope in ("all", "quality", "newcomers", f"task:{task.id}"):
             yield Page(f"board-{scope.replace(':', '-')}", f"/board/{scope}", "regular")
         yield Page("board-week", "/board/all?period=week", "kiosk")
@@ -202,10 +219,8 @@ class _Cast:
         yield Page("missing", "/there-is-nothing", "stranger", status=404)
         yield Page("staff-signin", "/staff/signin", "stranger")
         yield Page("staff-home", "/staff", "staff")
-        for name in ("names", "help", "participants", "plays", "stations", "rewards", "accounts"):
+        for name in STAFF_PAGES:
             yield Page(f"staff-{name}", f"/staff/{name}", "staff")
-        yield Page("staff-audit", "/staff/audit", "staff")
-        yield Page("staff-review", "/staff/review", "staff")
         yield Page("staff-review-play", f"/staff/review/{self._assigned(tx)}", "staff")
 
     # -- people --------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ error, offends its own content security policy or asks another host for somethin
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import Page as Tab
 
+from collect.crowd.app import create_app
 from collect.crowd.demo_site import empty_pages
 from collect.crowd.tour import Page, Tour
+from tests.crowd.pages import pages_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -45,6 +48,16 @@ def test_every_page_answers(filled_site: tuple[str, Tour]) -> None:
     url, tour = filled_site
     wrong = [f"{e.page.path} as {e.page.role}: {e.why}" for e in empty_pages(url, tour)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_page_is_on_the_tour(filled_site: tuple[str, Tour]) -> None:
+    _, tour = filled_site
+    shown = {page.path.partition("?")[0] for page in tour.pages}
+    paths = pages_of(create_app(tour.site.config))
+    assert len(paths) > 30
+    patterns = {path: re.compile(re.sub(r"{\w+}", "[^/]+", path)) for path in paths}
+    left_out = [path for path, known in patterns.items() if not any(map(known.fullmatch, shown))]
+    assert not left_out, "collect/crowd/tour.py goes past them"
 
 
 @pytest.mark.parametrize("language", ["en", "de"])
