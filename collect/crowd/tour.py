@@ -57,7 +57,6 @@ STAFF_PAGES = (
     "stations",
     "rewards",
     "accounts",
-    "password",
     "audit",
     "agreement",
     "disputes",
