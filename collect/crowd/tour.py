@@ -190,7 +190,6 @@ class _Cast:
         token = phone.new_link(tx, self.site.key, self.here, None, "en")
         yield Page("signin-phone", f"/signin/phone?link={token}", "stranger")
         yield Page("back", "/back", "stranger")
-        yield Page("back", "/back", "stranger")
         yield Page("pair", "/pair", "stranger")
         yield Page("age", "/age", "newcomer")
         yield Page("age-minor", "/age", "minor")
