@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         with database.begin() as tx:
             standings.rebuild(tx)
         say(f"filled in {filled - began:.1f} s, rebuilt in {time.monotonic() - filled:.1f} s")
-        _analyse(database)
+        _vacuum(database)
         result: dict[str, Any] = {"db": args.db, **_queries(database, people)}
         result["awards_per_s"] = round(_awards(database, people, args.seconds), 1)
         say(f"queries and awards: {result}")
@@ -201,11 +201,13 @@ def _fill(database: Database, participants: int, entries: int) -> list[str]:
     return [str(who["id"]) for who in people]
 
 
-def _analyse(database: Database) -> None:
-    """What autovacuum does on a server; the private one has it off. SQLite goes without."""
+def _vacuum(database: Database) -> None:
+    """What autovacuum does on a server after so many writes; the private one has it off. SQLite
+    goes without."""
     if not database.sqlite:
-        with database.begin() as tx:
-            tx.execute(text("ANALYZE"))
+        with database.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.execute(text("VACUUM (ANALYZE)"))
 
 
 def _award(database: Database, who: str) -> int:

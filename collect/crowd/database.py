@@ -46,6 +46,7 @@ class Database:
             self.url = self.url.set(drivername="postgresql+psycopg")
         self.sqlite = self.url.get_backend_name() == "sqlite"
         self._nested = threading.local()
+        self.writes = 0  # of this process, committed; two at once may count as one
         if self.sqlite:
             # One connection writes: its pool is the queue of this process' writers.
             self.engine = self._sqlite_engine(pool_size=1, writes=True)
@@ -91,6 +92,7 @@ class Database:
                     session.execute(text(f"SET LOCAL lock_timeout = '{int(WAIT_S * 1000)}ms'"))
                     session.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": WRITE_LOCK})
                 yield session
+            self.writes += 1
         finally:
             self._nested.inside = False
 

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
@@ -24,7 +25,7 @@ from typing import Any
 import psycopg
 from sqlalchemy.orm import Session
 
-from collect.crowd.boards import check_board, open_board
+from collect.crowd.boards import Board, check_board, open_board
 from collect.crowd.database import Database, DatabaseBusyError
 from collect.crowd.log import log
 from collect.crowd.observe import viewers
@@ -40,6 +41,11 @@ Send = Callable[[Message], Awaitable[None]]
 APART_S = 1.0  # frames of a worker are at least so far apart
 ASK_S = 0.25  # SQLite tells nobody of a commit
 BEAT_S = 15.0  # proxies close what is silent for longer (nginx: 60 s)
+RECENT_S = 0.1  # who polls a board needs no later one
+# Counting people takes PostgreSQL longer than anything else of a board, and of so many nobody sees
+# whether it is one more.
+COUNT_S = 5.0
+MANY = 1000
 RECONNECT_S = 2.0
 RETRY_MS = 3000  # browsers come back so long after a lost stream
 HEADERS = [
@@ -53,12 +59,14 @@ BEAT = b": still here\n\n"
 @dataclass(frozen=True, slots=True)
 class Frame:
     """A board as everybody sees it: JSON, its tag by content, the version that it is of, and the
-    quarter of an hour: days begin and newcomers cease to be without any change of the version."""
+    quarter of an hour: days begin and newcomers cease to be without any change of the version.
+    ``until``: when its count of people will be too old (monotonic seconds)."""
 
     version: int
     quarter: int
     tag: str
     body: bytes
+    until: float
 
     @property
     def event(self) -> bytes:
@@ -71,7 +79,20 @@ class Frames:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._kept: dict[tuple[str, str], Frame] = {}
+        self._counts: dict[tuple[str, str], tuple[float, int]] = {}
+        self._looked: dict[tuple[str, str], tuple[float, int, Frame]] = {}
         self._making = threading.Lock()
+
+    def recent(self, scope: str, period: str) -> Frame:
+        """The frame as it was ``RECENT_S`` ago or later, however many ask; what this process has
+        written itself is in it. Raises as ``get`` does."""
+        looked = self._looked.get((scope, period))
+        now, writes = time.monotonic(), self._database.writes
+        if looked is not None and now - looked[0] < RECENT_S and looked[1] == writes:
+            return looked[2]
+        frame = self.get(scope, period)
+        self._looked[scope, period] = now, writes, frame
+        return frame
 
     def get(self, scope: str, period: str) -> Frame:
         """The frame of ``scope`` and ``period`` as it is now. Blocks for the database.
@@ -90,11 +111,12 @@ class Frames:
             version, _ = site_version(tx)
             quarter = _quarter()  # before the board asks for the time: rather too old than too new
             board = open_board(tx, scope, period)
+            count, until = self._count(tx, board, (scope, period))
             shown = {
                 "scope": scope,
                 "period": period,
                 "key": board.period,
-                "count": board.count(tx),
+                "count": count,
                 "places": [
                     {"rank": place.rank, "name": place.name, "score": place.score}
                     for place in board.top(tx)
@@ -102,7 +124,7 @@ class Frames:
             }
             tag = hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:20]
             body = json.dumps({"version": version, **shown}, ensure_ascii=False).encode()
-            frame = Frame(version, quarter, tag, body)
+            frame = Frame(version, quarter, tag, body, until)
             self._kept[scope, period] = frame
             return frame
 
@@ -110,7 +132,19 @@ class Frames:
         """The frame that was made already, if it is of this version and quarter of an hour."""
         kept = self._kept.get((scope, period))
         now = (site_version(tx)[0], _quarter())
-        return kept if kept is not None and (kept.version, kept.quarter) == now else None
+        if kept is None or (kept.version, kept.quarter) != now or time.monotonic() > kept.until:
+            return None
+        return kept
+
+    def _count(self, tx: Session, board: Board, key: tuple[str, str]) -> tuple[int, float]:
+        """How many are on a board, and until when a frame may say so."""
+        now = time.monotonic()
+        counted = self._counts.get(key)
+        if counted is not None and counted[1] > MANY and now - counted[0] < COUNT_S:
+            return counted[1], counted[0] + COUNT_S
+        count = board.count(tx)
+        self._counts[key] = now, count
+        return count, math.inf
 
 
 def _quarter() -> int:

@@ -252,6 +252,47 @@ def test_a_frame_is_made_once_a_version(database: Database, ada: str) -> None:
         frames.get(f"task:{kept}", "all")
 
 
+def test_who_polls_sees_at_once_what_this_process_wrote(
+    database: Database, database_url: str, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what another one wrote a moment later."""
+    frames = Frames(database)
+    first = frames.recent("all", "all")
+    monkeypatch.setattr(live, "RECENT_S", WAIT_S)  # however slow this machine is
+    with database.begin() as tx:
+        give(tx, ada, 1)
+    mine = frames.recent("all", "all")
+    assert mine.version > first.version
+    with contextlib.closing(Database(database_url)) as other, other.begin() as tx:
+        give(tx, ada, 1)
+    assert frames.recent("all", "all") is mine
+    monkeypatch.setattr(live, "RECENT_S", 0.0)
+    assert frames.recent("all", "all").version > mine.version
+
+
+def test_many_people_are_counted_now_and_then_and_in_the_end(
+    database: Database, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count() -> int:
+        found: int = json.loads(frames.get("all", "all").body)["count"]
+        return found
+
+    def one_more(name: str) -> None:
+        with database.begin() as tx:
+            give(tx, make_participant(tx, name).id, 5)
+
+    frames = Frames(database)
+    assert count() == 1
+    one_more("Ben")
+    assert count() == 2  # few are counted each time
+    monkeypatch.setattr(live, "MANY", 1)
+    one_more("Cleo")
+    assert count() == 2
+    now = time.monotonic()
+    monkeypatch.setattr(live.time, "monotonic", lambda: now + live.COUNT_S + 1.0)
+    assert count() == 3, "nothing was written since"
+
+
 def test_newcomers_leave_the_kept_frame_by_the_clock_alone(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,7 @@ def board(request: Request, scope: str, period: Period = "all") -> Response:
     """The first fifty as JSON. With If-None-Match of the last answer's ETag: 304 if it stands."""
     hub: Hub = request.state.boards
     try:
-        frame = hub.frames.get(scope, period)
+        frame = hub.frames.recent(scope, period)
     except LookupError as error:
         raise HTTPException(404, str(error)) from error
     tag = f'"{frame.tag}"'
