@@ -13,7 +13,7 @@ EXTRAS := all,dev
 ALONE := openpi-client==0.1.2 gym-hil==0.1.14
 LIBRARIES := gl usb compiler
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadscope
 
 .PHONY: help install system-check demo test test-fast test-all check audit format bench \
     conformance-franka screenshots clean

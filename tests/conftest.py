@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.workers import STATIONS, Groups
+from tests.workers import Groups
 
 # A busy machine is slow, which says nothing of the code; and a change is judged by its own faults,
 # not by an example that chance finds now. `make test-all` looks for new ones.
@@ -22,12 +22,6 @@ settings.register_profile(
 settings.load_profile("shared")
 
 _crashed: set[str] = set()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Stations first, then files with slow tests: what is long does not begin last."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (not item.nodeid.startswith(STATIONS), item.path not in slow))
 
 
 @pytest.hookimpl(optionalhook=True)
