@@ -150,6 +150,7 @@ def test_a_network_that_stalls_for_100_ms_is_recovered_from(
     bounded(station.ticks())
 
 
+@pytest.mark.exhaustive
 def test_a_hand_that_hangs_is_named_and_the_arm_goes_on(
     served: Callable[..., FrankaStation],
 ) -> None:
