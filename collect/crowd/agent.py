@@ -29,7 +29,6 @@ from collect.crowd.evidence_metrics import measure, tips
 from collect.crowd.outbox import KEPT_DONE_S, Entry, Outbox, Pairing, file_sha256
 from collect.crowd.tutorial import RobotView, Seen
 from collect.crowd.untrusted import open_untrusted
-from collect.recorder import prioritise
 from collect.session import RecordingSession
 from robot_stack.client import StationClient
 from robot_stack.config import Station
@@ -117,7 +116,6 @@ class StationAgent:
         self.recover()
         for worker in (self.heart, self.sync):
             worker.start()
-        prioritise()  # after the threads: those are in no hurry
         try:
             while not ending():
                 self._turn()

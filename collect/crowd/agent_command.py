@@ -13,6 +13,7 @@ from pathlib import Path
 from collect.crowd.agent import StationAgent
 from collect.crowd.agent_link import SiteLink, pair
 from collect.crowd.outbox import Outbox, Pairing
+from collect.recorder import prioritise
 from robot_stack.config import load_station
 from robot_stack.errors import ConfigError
 
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     outbox = Outbox(args.outbox or _default(station.station))
     with outbox.owned():
         pairing = _pairing(args, outbox)
+        prioritise()  # before there is a recorder: its threads go by it, no others do
         agent = StationAgent(station, outbox, pairing, shared=args.shared, ca=args.ca, say=say)
         say(f"{pairing.station} at {pairing.site}; outbox {outbox.directory}")
         agent.run(lambda: bool(ended))

@@ -39,7 +39,6 @@ from collect.evaluation.statistics import bootstrap
 __all__ = ["LEVEL", "OUTCOMES", "REASONS", "Person", "Sample", "analyse", "as_text", "gather"]
 
 OUTCOMES = ("episodes", "quality")
-SCOPE = "research"  # of the consent, that it takes to be compared
 REASONS = ("withdrawn", "not agreed", "hidden")  # why somebody with an arm is left out
 LEVEL = 0.95
 ALPHA = 0.05
@@ -131,10 +130,10 @@ def _left_out(who: Participant, consents: Iterable[Consent]) -> str | None:
     """Why somebody is not compared, one of ``REASONS``; None for who is."""
     if who.hidden:
         return "hidden"
-    agreed = [given for given in consents if SCOPE in given.scopes]
+    agreed = [given for given in consents if consent.RESEARCH in given.scopes]
     if not agreed:
         return "not agreed"
-    return None if any(consent.covers(given, SCOPE) for given in agreed) else "withdrawn"
+    return None if any(consent.covers(given, consent.RESEARCH) for given in agreed) else "withdrawn"
 
 
 def analyse(sample: Sample) -> dict[str, Any]:
