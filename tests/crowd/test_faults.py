@@ -390,6 +390,16 @@ def test_two_kiosks_ask_for_one_station_at_once(cafe: Cafe, make_participant: Ma
     assert sorted(told) == ["busy"] * 7 + ["granted"]
 
 
+def play_out(cafe: Cafe, begin: Callable[[Participant], Play], who: Participant) -> Play:
+    """A play of somebody until its time is over; the robot is free again."""
+    cafe.beats()
+    play = begin(who)
+    with cafe.database.begin() as tx:
+        plays.finish(tx, tx.get_one(Play, play.id), by="time")
+        stations.release(tx, cafe.station, who)
+    return play
+
+
 def test_late_results_come_in_any_order_and_one_that_is_refused_holds_up_no_other(
     cafe: Cafe, make_participant: Make, begin: Callable[[Participant], Play]
 ) -> None:
@@ -397,12 +407,8 @@ def test_late_results_come_in_any_order_and_one_that_is_refused_holds_up_no_othe
     begun = []
     with working(cafe.heart()):
         for who in people:
-            cafe.beats()
-            play = begin(who)
+            play = play_out(cafe, begin, who)
             begun.append(play)
-            with cafe.database.begin() as tx:
-                plays.finish(tx, tx.get_one(Play, play.id), by="time")
-                stations.release(tx, cafe.station, who)
             cafe.report(play)
         wrong = cafe.record(begun[0])
         cafe.outbox.put(Entry(**{**vars_of(wrong), "result": {**wrong.result, "sha256": "0" * 64}}))
@@ -425,12 +431,8 @@ def test_a_disk_that_fails_holds_up_no_other_play_and_may_come_back(
     begun = []
     with working(cafe.heart()):
         for who in (make_participant(), make_participant()):
-            cafe.beats()
-            play = begin(who)
+            play = play_out(cafe, begin, who)
             begun.append(play)
-            with cafe.database.begin() as tx:
-                plays.finish(tx, tx.get_one(Play, play.id), by="time")
-                stations.release(tx, cafe.station, who)
             cafe.record(play)
     lost = cafe.outbox.episodes / f"{begun[0].id}.hdf5"
     lost.rename(cafe.folder / "lost")
