@@ -136,7 +136,7 @@ def _write(tx: Session, values: dict[str, object]) -> LedgerEntry | None:
     if number is None:
         return None
     entry = tx.get_one(LedgerEntry, number)
-    observe.awards.labels(entry.kind).inc()
+    observe.count(tx, observe.awards.labels(entry.kind))
     if entry.reverses_id is None:
         standings.add(tx, entry, joined)
     else:

@@ -18,7 +18,8 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -27,7 +28,7 @@ from collect.crowd.database import DatabaseBusyError
 from collect.crowd.deps import Db, address_of
 from collect.crowd.log import log
 
-__all__ = ["Observe", "awards", "forget_worker", "plays", "router", "viewers"]
+__all__ = ["Observe", "awards", "count", "forget_worker", "plays", "router", "viewers"]
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -84,6 +85,11 @@ class Observe:
                     ms=round((time.perf_counter() - began) * 1e3, 1),
                     request_id=uuid.uuid4().hex[:12],
                 )
+
+
+def count(tx: Session, counter: Counter) -> None:
+    """Count once more when ``tx`` is committed; what is undone was never there."""
+    event.listen(tx, "after_commit", lambda _: counter.inc(), once=True)
 
 
 def forget_worker() -> None:

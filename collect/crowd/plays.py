@@ -187,7 +187,7 @@ def finish(tx: Session, play: Play, *, by: EndedBy, now: dt.datetime | None = No
     ).all()
     _row(tx, play)
     if ended:
-        observe.plays.labels(by).inc()
+        observe.count(tx, observe.plays.labels(by))
     return bool(ended)
 
 
