@@ -55,12 +55,12 @@ check: $(STAMP) ## what CI checks: style, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit: $(STAMP) ## ask PyPI's advisories about every pinned version (needs a network; not in CI)
+audit: $(STAMP) ## known holes of pinned versions, from PyPI or ADVISORIES=(a clone of pypa/advisory-database)
 	@# --strict: else what the index does not answer for is passed over and the audit succeeds. A
 	@# local version (torch's +cpu) is none of PyPI's.
 	sed -E 's/\+[[:alnum:].]+$$//' constraints.txt | \
-	    $(BIN)/pip-audit --strict --requirement /dev/stdin --no-deps --disable-pip \
-	    --progress-spinner off
+	    $(if $(ADVISORIES),$(BIN)/python scripts/audit_offline.py $(ADVISORIES),$(BIN)/pip-audit) \
+	    --strict --requirement /dev/stdin --no-deps --disable-pip --progress-spinner off
 
 format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff check --fix-only .
