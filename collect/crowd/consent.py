@@ -115,7 +115,7 @@ def give(
         given_at=now,
     )
     tx.add(consent)
-    tx.flush()
+    _answered(tx, participant, RESEARCH in given)
     return consent
 
 
@@ -158,6 +158,8 @@ def withdraw(
         wanted = set(SCOPES)
     given = tx.scalars(select(Consent).where(Consent.participant_id == participant.id))
     changed = [consent for consent in given if _take_back(consent, wanted, now)]
+    if RESEARCH in wanted:
+        _answered(tx, participant, research=False)
     tx.flush()
     return changed
 
@@ -168,7 +170,12 @@ def withdraw_again(tx: Session, consent_id: str, withdrawn: Mapping[str, dt.date
     consent = tx.get(Consent, consent_id)
     if consent is None:
         return False
-    return sum(_take_back(consent, {scope}, when) for scope, when in withdrawn.items()) > 0
+    changed = sum(_take_back(consent, {scope}, when) for scope, when in withdrawn.items()) > 0
+    who = tx.get_one(Participant, consent.participant_id)
+    tx.flush()
+    given = tx.scalars(select(Consent).where(Consent.participant_id == who.id))
+    _answered(tx, who, any(covers(row, RESEARCH) for row in given))
+    return changed
 
 
 def blocks(body: str) -> list[Block]:
@@ -254,6 +261,13 @@ def install_default(tx: Session) -> bool:
         return False
     add(tx, *read_texts(DEFAULT))
     return True
+
+
+def _answered(tx: Session, participant: Participant, research: bool) -> None:
+    """Whether somebody agrees to research now; also for the row that the caller has at hand."""
+    row = tx.get_one(Participant, participant.id)
+    row.no_research = participant.no_research = not research
+    tx.flush()
 
 
 def _scopes(consent: Consent) -> set[str]:

@@ -80,7 +80,7 @@ def erase(
     row.nickname_state = "pending"
     row.pseudonym = f"erased-{secrets.token_hex(8)}"
     row.language = "en"
-    row.on_board = row.hidden = False
+    row.on_board = row.hidden = row.no_research = False
     row.tutorial_at = row.arm = None
     row.erased_at = now
     tx.add(Tombstone(id=row.id, kind="participant", erased_at=now, reason=reason))

@@ -3,6 +3,10 @@
 A participant without an arm (no experiment ran when it came) sees everything. Whoever has one sees
 what its arm is about, whatever becomes of the experiment, and each look is logged once a visit: a
 visit begins with a sign-in. `collect.crowd.experiment_report` says what came of it.
+
+Nobody is part of it without consent to research. Who refuses that gets no arm, not even when
+agreeing at a later visit: they have seen everything by then. Who takes it back sees everything from
+then on; agreeing again brings the same arm back.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from collect.crowd import consent
 from collect.crowd.database import Database
-from collect.crowd.tables import Exposure, IncentiveArm, Participant, WebSession, utc_now
+from collect.crowd.tables import Consent, Exposure, IncentiveArm, Participant, WebSession, utc_now
 
 __all__ = ["ARMS", "What", "assign", "expose", "log_exposure", "set_arm", "shows"]
 
@@ -27,15 +32,19 @@ MAX_WEIGHT = 1000.0
 
 
 def assign(tx: Session, participant: Participant) -> str | None:
-    """The participant's arm: drawn by weight the first time, the same one ever after.
+    """The participant's arm: drawn by weight with the first consent, the same one ever after.
 
-    None while no arm is active. The draw is the operating system's randomness: nobody can know or
-    repeat it.
+    None while no arm is active, for who does not agree to research, and for who has taken part
+    without an arm before. The draw is the operating system's randomness: nobody can know or repeat
+    it.
     """
     row = tx.get_one(Participant, participant.id)  # the caller's may be older, from elsewhere
     if row.arm is not None or row.erased_at is not None:
         participant.arm = row.arm
         return row.arm
+    answers = tx.scalars(select(Consent).where(Consent.participant_id == row.id)).all()
+    if len(answers) != 1 or not consent.covers(answers[0], consent.RESEARCH):
+        return None
     arms = tx.scalars(
         select(IncentiveArm)
         .where(IncentiveArm.active, IncentiveArm.weight > 0.0)
@@ -52,7 +61,7 @@ def assign(tx: Session, participant: Participant) -> str | None:
 
 def shows(participant: Participant | None, what: What) -> bool:
     """Whether to show somebody rewards, badges or the leaderboard."""
-    if participant is None or participant.arm is None:
+    if participant is None or not _takes_part(participant):
         return True
     return ARMS.get(participant.arm) == what
 
@@ -62,10 +71,12 @@ def expose(
 ) -> bool:
     """Log that a participant sees what its arm is about; whether it is the first time this visit.
 
-    Nothing is logged of who has no arm, or sees a page that isn't its arm's.
+    Nothing is logged of who has no arm or is not to be studied, or of a page that isn't its arm's.
     """
     now = now or utc_now()
-    if participant.arm is None or not shows(participant, page) or _seen(tx, participant, page, now):
+    if not _takes_part(participant) or not shows(participant, page):
+        return False
+    if _seen(tx, participant, page, now):
         return False
     tx.add(Exposure(participant_id=participant.id, arm=participant.arm, page=page, seen_at=now))
     tx.flush()
@@ -74,7 +85,7 @@ def expose(
 
 def log_exposure(database: Database, participant: Participant | None, page: What) -> None:
     """`expose` for a page that only reads: writes when there is something to write."""
-    if participant is None or participant.arm is None or not shows(participant, page):
+    if participant is None or not _takes_part(participant) or not shows(participant, page):
         return
     with database.read() as tx:
         seen = _seen(tx, participant, page, utc_now())
@@ -103,6 +114,10 @@ def set_arm(
     if active is not None:
         arm.active = active
     tx.flush()
+
+
+def _takes_part(participant: Participant) -> bool:
+    return participant.arm is not None and not participant.no_research
 
 
 def _seen(tx: Session, participant: Participant, page: str, now: dt.datetime) -> bool:

@@ -244,7 +244,7 @@ class _Filler:
             language=person.language,
             adult=True,
             on_board=person.on_board,
-            arm=person.arm,
+            arm=person.arm if consent.RESEARCH in person.scopes else None,
         )
         self.tx.add(made)
         self.tx.flush()

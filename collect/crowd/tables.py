@@ -24,6 +24,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     or_,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -136,6 +137,8 @@ class Participant(Base):
     hidden: Mapped[bool] = mapped_column(default=False)  # staff's choice: absent everywhere
     tutorial_at: Mapped[dt.datetime | None] = mapped_column(default=None)  # passed
     arm: Mapped[str | None] = mapped_column(String(16))  # incentive arm, sticky
+    # The latest answer has no consent to research in it: no arm is shown.
+    no_research: Mapped[bool] = mapped_column(default=False, server_default=false())
     erased_at: Mapped[dt.datetime | None] = mapped_column(default=None)
     __table_args__ = (
         CheckConstraint("kind in ('card', 'phone', 'guest')", name="kind"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import create_engine, inspect, make_url, text
 
+from collect.crowd.agent_messages import LONGEST_PLAY_S
 from collect.crowd.database import Database
-from collect.crowd.migrate import current, differences, head, migrate
-from collect.crowd.tables import Base, Participant, new_id
+from collect.crowd.migrate import _alembic, _connection, current, differences, head, migrate
+from collect.crowd.tables import Base, Participant, Task, new_id
 from robot_stack.errors import ConfigError
 from tests.crowd import factories
 
@@ -33,6 +35,11 @@ def empty(database_kind, request, tmp_path):
     with engine.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     engine.dispose()
+
+
+def back_to(database: Database, revision: str) -> None:
+    with _connection(database) as connection:
+        command.downgrade(_alembic(connection), revision)
 
 
 def described(database: Database) -> dict[str, Any]:
@@ -98,3 +105,33 @@ def test_a_forgotten_revision_is_seen(empty):
     with empty.begin() as tx:
         tx.execute(text("ALTER TABLE station DROP COLUMN closed"))
     assert [difference[0] for difference in differences(empty)] == ["add_column"]
+
+
+def test_tasks_that_no_agent_plays_are_made_shorter(empty, caplog):
+    """They could last an hour once."""
+    migrate(empty)
+    with empty.begin() as tx:
+        hour = factories.make_task(tx, seconds=3600, par_s=1800.0).id
+        longest = factories.make_task(tx, seconds=LONGEST_PLAY_S, par_s=40.0).id
+    back_to(empty, "0005")
+    assert migrate(empty) == ("0005", head())
+    with empty.read() as tx:
+        found = {task.id: (task.seconds, task.par_s) for task in tx.query(Task)}
+    assert found == {hour: (LONGEST_PLAY_S, 900.0), longest: (LONGEST_PLAY_S, 40.0)}
+    assert [hour in line for line in caplog.messages] == [True], "said, and of no other"
+
+
+def test_who_did_not_agree_to_research_is_shown_no_arm_any_more(empty):
+    migrate(empty)
+    with empty.begin() as tx:
+        people = [factories.make_participant(tx, arm="social") for _ in range(4)]
+        agrees, refused, took_back, silent = [who.id for who in people]
+        factories.make_consent(tx, people[0], scopes=["record"])
+        factories.make_consent(tx, people[0], scopes=["record", "research"])
+        factories.make_consent(tx, people[1], scopes=["record", "clips"])
+        factories.make_consent(tx, people[2], withdrawn={"research": "2026-11-01T00:00:00+00:00"})
+    back_to(empty, "0006")
+    migrate(empty)
+    with empty.read() as tx:
+        found = {who.id for who in tx.query(Participant) if who.no_research}
+    assert agrees not in found and found == {refused, took_back, silent}

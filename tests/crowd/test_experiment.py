@@ -9,8 +9,8 @@ import json
 import pytest
 from sqlalchemy import select
 
-from collect.crowd import experiment
-from collect.crowd.tables import Exposure, Participant, WebSession, utc_now
+from collect.crowd import consent, data_rights, experiment
+from collect.crowd.tables import Consent, Exposure, Participant, WebSession, utc_now
 from robot_stack.cli import main
 
 
@@ -19,6 +19,25 @@ def arms(database):
     with database.begin() as tx:
         for name, weight in (("material", 1.0), ("intrinsic", 2.0), ("social", 1.0)):
             experiment.set_arm(tx, name, weight, active=True)
+
+
+def newcomers(tx, count):
+    """People who have just agreed to everything."""
+    people = [Participant(kind="guest", pseudonym=f"New {n}", arm=None) for n in range(count)]
+    tx.add_all(people)
+    tx.flush()
+    scopes = list(consent.SCOPES)
+    tx.add_all(
+        Consent(participant_id=who.id, version="1", language="en", scopes=scopes) for who in people
+    )
+    tx.flush()
+    return people
+
+
+def agree(tx, who, *scopes, version="1"):
+    """What the page of the consent does; the arm that it gives."""
+    consent.give(tx, who, version, "en", scopes)
+    return experiment.assign(tx, who)
 
 
 def exposures(database):
@@ -42,9 +61,7 @@ def test_an_arm_sees_its_own_only(database, arms, make_participant):
 
 def test_the_arm_is_drawn_by_weight_and_stays(database, arms):
     with database.begin() as tx:
-        people = [Participant(kind="guest", pseudonym=f"Drawn {n}", arm=None) for n in range(400)]
-        tx.add_all(people)
-        tx.flush()
+        people = newcomers(tx, 400)
         drawn = [experiment.assign(tx, who) for who in people]
         experiment.set_arm(tx, "intrinsic", active=False)
         assert [experiment.assign(tx, who) for who in people] == drawn
@@ -58,14 +75,55 @@ def test_nobody_new_gets_an_arm_that_is_off(database, arms):
     with database.begin() as tx:
         for name in ("material", "social"):
             experiment.set_arm(tx, name, active=False)
-        people = [Participant(kind="guest", pseudonym=f"New {n}") for n in range(20)]
-        tx.add_all(people)
-        tx.flush()
+        people = newcomers(tx, 20)
         assert {experiment.assign(tx, who) for who in people} == {"intrinsic"}
 
 
-def test_a_page_loaded_earlier_cannot_draw_again(database, arms, make_participant):
+def test_nobody_is_studied_who_does_not_agree_to_research(database, arms, make_participant):
+    """Nor later: by then they have seen everything."""
+    ada, bob = make_participant(), make_participant()
+    with database.begin() as tx:
+        assert agree(tx, ada, "record", "clips") is None
+        assert agree(tx, bob, "record", "research") is not None
+        consent.add(tx, "2", {"en": ("Anew", "Some words.")})
+        assert agree(tx, ada, "record", "research", version="2") is None
+    assert all(experiment.shows(ada, what) for what in experiment.ARMS.values())
+
+
+def test_who_takes_research_back_sees_everything_and_has_the_same_arm_later(
+    database, arms, make_participant
+):
     ada = make_participant()
+    with database.begin() as tx:
+        arm = agree(tx, ada, "record", "research")
+    (other, *_) = (what for name, what in experiment.ARMS.items() if name != arm)
+    assert not experiment.shows(ada, other)
+    with database.begin() as tx:
+        data_rights.withdraw(tx, ada, ["clips"])
+        assert not experiment.shows(ada, other)
+        data_rights.withdraw(tx, ada, ["research"])
+        assert not experiment.expose(tx, ada, experiment.ARMS[arm])
+    with database.read() as tx:
+        known = tx.get(Participant, ada.id)
+    assert all(experiment.shows(known, what) for what in experiment.ARMS.values())
+    with database.begin() as tx:
+        assert agree(tx, ada, "record", "research") == arm
+    assert not experiment.shows(ada, other)
+    with database.begin() as tx:
+        consent.add(tx, "2", {"en": ("Anew", "Some words.")})
+        agree(tx, ada, "record", version="2")
+    assert experiment.shows(ada, other), "agreeing to less takes it back, too"
+    with database.begin() as tx:
+        first = tx.scalars(select(Consent).where(Consent.participant_id == ada.id)).first()
+        tx.get_one(Participant, ada.id).no_research = False  # as a backup has it
+        consent.withdraw_again(tx, first.id, first.withdrawn)
+    with database.read() as tx:
+        assert experiment.shows(tx.get(Participant, ada.id), other)
+
+
+def test_a_page_loaded_earlier_cannot_draw_again(database, arms, make_participant, make_consent):
+    ada = make_participant()
+    make_consent(ada)
     with database.read() as tx:
         stale = tx.get(Participant, ada.id)
     with database.begin() as tx:
