@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from collect.crowd import queue, stations
+from collect.crowd.config import SessionsConfig
 from collect.crowd.database import Database
+from collect.crowd.i18n import translator
 from collect.crowd.stations import StationBusyError
 from collect.crowd.tables import Participant, Station, utc_now
 
@@ -71,6 +73,16 @@ def test_a_no_show_loses_the_place(
         with pytest.raises(StationBusyError):
             stations.grant(tx, station, ada, late)
         stations.grant(tx, station, bob, late)
+
+
+def test_who_is_called_has_time_to_walk_wait_for_the_kiosk_and_scan() -> None:
+    walk_s, scan_s = 60, 30
+    assert queue.CALL_FOR.total_seconds() >= walk_s + SessionsConfig().kiosk_idle_s + scan_s
+    minutes = {"en": "three minutes", "de": "drei Minuten"}
+    assert queue.CALL_FOR == dt.timedelta(minutes=3), "as the texts say"
+    for language, told in minutes.items():
+        for text in ("called_text", "called_scan"):
+            assert told in translator(language)(f"participant.queue.{text}")
 
 
 def test_leaving_calls_the_next(
