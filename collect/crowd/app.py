@@ -42,6 +42,7 @@ from robot_stack.processes import end_with
 __all__ = ["create_app", "from_environment"]
 
 STATIC = Path(__file__).parent / "static"
+HTMX = ("js_lib_htmx", "static/htmx")  # a package that is nothing but htmx's files
 BUSY_RETRY_S = 2
 # What any route may answer besides its own; whatever else one answers, it declares.
 ANYWHERE: dict[int | str, dict[str, Any]] = {
@@ -83,7 +84,7 @@ def create_app(config: CrowdConfig) -> FastAPI:
     app.include_router(observe.router)
     for router in _routers():
         app.include_router(router)
-    app.mount("/static", _Static(directory=STATIC), name="static")
+    app.mount("/static", _Static(directory=STATIC, packages=[HTMX]), name="static")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(DataError, _not_kept)

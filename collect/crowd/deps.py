@@ -95,9 +95,14 @@ Limiter = Annotated[RateLimiter, Depends(_limiter)]
 
 
 async def _who(connection: HTTPConnection) -> Who:
-    # Scripts look below /api and hold sockets: that keeps nobody signed in.
+    # Scripts look below /api and hold sockets, htmx looks again and again: that keeps nobody
+    # signed in.
     reads = connection.scope.get("method", "GET") == "GET"
-    script = connection.scope["type"] == "websocket" or connection.url.path.startswith("/api/")
+    script = (
+        connection.scope["type"] == "websocket"
+        or connection.url.path.startswith("/api/")
+        or "hx-request" in connection.headers
+    )
     who = Who()
     if connection.cookies:  # a session is in the database, which blocks
         who = await run_in_threadpool(identify, connection, active=not (reads and script))

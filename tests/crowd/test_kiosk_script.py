@@ -1,5 +1,5 @@
-"""What scripts add at a kiosk, in a real browser: cards typed by the reader, the idle countdown,
-the alarm; and that without scripts it works as well."""
+"""What scripts add, in a real browser: cards typed by the reader, the idle countdown, the alarm,
+parts of pages that keep themselves up to date; and that without scripts it works as well."""
 
 from __future__ import annotations
 
@@ -9,16 +9,26 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyotp
 import pytest
 from playwright.sync_api import Browser as Chromium
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
+from collect.crowd import queue
 from collect.crowd.database import Database
 from collect.crowd.keys import load_key
 from collect.crowd.pairing import new_code
-from collect.crowd.tables import Participant, Play, Station, WebSession, new_id, utc_now
+from collect.crowd.tables import (
+    HelpRequest,
+    Participant,
+    Play,
+    Station,
+    WebSession,
+    new_id,
+    utc_now,
+)
 from tests.crowd import factories
 from tests.crowd.site_process import SiteProcess
 
@@ -34,14 +44,14 @@ class Kiosk:
         self.url = site.url
         self.config = site.config
         self.database = database
-        self._key = load_key(site.config.key_file)
+        self.key = load_key(site.config.key_file)
 
     def pair(self, context: BrowserContext) -> Page:
         """A page of a tablet that is the station's kiosk, at the start."""
         with self.database.begin() as tx:
             self._name = f"cafe-{new_id()[:8]}"
-            code = new_code(tx, self._key, self._name, "kiosk")
-            station = self._station(tx)
+            code = new_code(tx, self.key, self._name, "kiosk")
+            station = self.station(tx)
             station.seen_at = utc_now() + dt.timedelta(hours=1)
             station.state = {"phase": "idle"}
         page = context.new_page()
@@ -51,13 +61,30 @@ class Kiosk:
         page.wait_for_url(f"{self.url}/")
         return page
 
+    def staff(self, context: BrowserContext, role: str = "operator") -> Page:
+        """A page of somebody of the staff, at the overview."""
+        with self.database.begin() as tx:
+            name = factories.make_staff(tx, self.key, role).name
+        page = context.new_page()
+        page.goto(f"{self.url}/staff/signin")
+        for field, value in (
+            ("name", name),
+            ("password", factories.PASSWORD),
+            ("code", pyotp.TOTP(factories.TOTP_SECRET).now()),
+        ):
+            page.fill(f"[name={field}]", value)
+        page.click("main form button")
+        page.wait_for_url(f"{self.url}/staff")
+        return page
+
     def says(self, **state: object) -> None:
         """The robot says this of itself."""
         with self.database.begin() as tx:
-            self._station(tx).state = dict(state)
+            self.station(tx).state = dict(state)
 
-    def _station(self, tx: Session) -> Station:
-        return tx.scalars(select(Station).where(Station.name == self._name)).one()
+    def station(self, tx: Session, name: str | None = None) -> Station:
+        """That of the tablet paired last, or another by name."""
+        return tx.scalars(select(Station).where(Station.name == (name or self._name))).one()
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +217,120 @@ def test_an_alarm_is_seen_and_read_out_and_goes_again(kiosk: Kiosk, tablet) -> N
         row = tx.get_one(Play, play.id)
         row.state, row.ended_at, row.ended_by = "finished", utc_now(), "rest"
     page.wait_for_url("**/report")
+
+
+TONES = """() => {
+    window.tones = 0;
+    window.OscillatorNode = class extends OscillatorNode {
+        constructor(...given) { super(...given); window.tones += 1; }
+    };
+}"""
+
+
+def stays(page: Page) -> Callable[[], bool]:
+    """Call the result: is it still the same page, never loaded again?"""
+    page.evaluate("window.here = true")
+    return lambda: bool(page.evaluate("window.here === true"))
+
+
+def test_who_waits_sees_the_queue_move_and_is_taken_to_the_turn(kiosk: Kiosk, tablet) -> None:
+    page = kiosk.pair(tablet())
+    page.clock.install()
+    join(page, kiosk.url)
+    with kiosk.database.begin() as tx:
+        me = tx.scalars(select(Participant).order_by(Participant.created_at.desc())).first()
+        assert me is not None
+        me.tutorial_at = utc_now()
+        station, other = kiosk.station(tx), factories.make_participant(tx)
+        lease = factories.make_lease(tx, station, other)
+    page.goto(f"{kiosk.url}/queue")
+    page.get_by_role("button", name="Join").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("You're next")
+    same = stays(page)
+    page.evaluate(TONES)
+    give_up = page.get_by_role("button", name="Give up").element_handle()
+    page.clock.fast_forward(5_000)
+    with kiosk.database.begin() as tx:
+        tx.delete(tx.merge(lease))
+        queue.advance(tx, kiosk.station(tx))
+    page.clock.fast_forward(5_000)
+    expect(page.get_by_role("alert")).to_contain_text("It's your turn!")
+    assert same() and not give_up.evaluate("button => button.isConnected")
+    assert page.evaluate("window.tones") == 2  # it is heard, too
+    # The phone of the same person takes the turn: this page goes where one drives.
+    with kiosk.database.begin() as tx:
+        factories.make_lease(tx, kiosk.station(tx), tx.get_one(Participant, me.id))
+    page.clock.fast_forward(5_000)
+    page.wait_for_url("**/tasks")
+
+
+def test_what_has_not_changed_is_left_alone_and_a_site_that_is_away_is_told_of(
+    kiosk: Kiosk, tablet
+) -> None:
+    context = tablet()
+    page = kiosk.staff(context)
+    page.clock.install()
+    page.goto(f"{kiosk.url}/staff/help")
+    same = stays(page)
+    listed = page.locator("#live").element_handle()
+    with page.expect_response(f"{kiosk.url}/staff/help"):
+        page.clock.fast_forward(5_000)
+    assert listed.evaluate("element => element.isConnected")
+    context.set_offline(True)
+    page.clock.fast_forward(5_000)
+    expect(page.locator("[data-offline]")).to_be_visible()
+    expect(page.locator("[data-help]")).to_have_text("?")
+    expect(page).to_have_title(re.compile(r"^\(\?\)"))
+    context.set_offline(False)
+    with kiosk.database.begin() as tx:
+        station = factories.make_station(tx, kiosk.key)
+        tx.add(HelpRequest(station_id=station.id))
+    page.clock.fast_forward(5_000)
+    expect(page.locator("[data-offline]")).to_be_hidden()
+    expect(page.locator("[data-help]")).to_have_text("1")
+    expect(page).to_have_title(re.compile(r"^\(1\)"))
+    go = page.get_by_role("button", name=station.name)
+    go.focus()
+    # A second call moves the list; whoever is about to press a button still is.
+    with kiosk.database.begin() as tx:
+        other = factories.make_station(tx, kiosk.key).name
+        tx.add(HelpRequest(station_id=kiosk.station(tx, other).id))
+    page.clock.fast_forward(5_000)
+    expect(page.get_by_role("button", name=other)).to_be_visible()
+    expect(go).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(go).to_be_hidden()
+    expect(page.locator("#live")).to_contain_text("answered")
+    expect(page.locator("[data-help]")).to_have_text("2")  # until it is asked for again
+    page.clock.fast_forward(5_000)
+    expect(page.locator("[data-help]")).to_have_text("1")
+    assert same()
+    # Somebody ends the session: the page does not stand there as if it were live.
+    with kiosk.database.begin() as tx:
+        tx.execute(delete(WebSession).where(WebSession.kind == "staff"))
+    page.clock.fast_forward(5_000)
+    page.wait_for_url("**/staff/signin")
+
+
+def test_a_list_is_searched_as_one_types_and_stays_so(kiosk: Kiosk, tablet) -> None:
+    with kiosk.database.begin() as tx:
+        for name in ("Marzipan", "Nougat"):
+            factories.make_participant(tx, name)
+    page = kiosk.staff(tablet())
+    page.goto(f"{kiosk.url}/staff/participants")
+    same = stays(page)
+    page.get_by_role("searchbox").type("zip")
+    expect(page.get_by_role("row")).to_have_count(2)
+    expect(page.get_by_role("rowheader")).to_contain_text("Marzipan")
+    assert page.url.endswith("?q=zip&show=all")
+    page.get_by_role("button", name="Hide").click()
+    expect(page.locator("#found")).to_contain_text("hidden")
+    expect(page.get_by_role("row")).to_have_count(2)
+    assert same() and page.url.endswith("?q=zip&show=all")
+    page.get_by_label("Show").select_option("hidden")
+    expect(page.get_by_role("row")).to_have_count(2)
+    page.reload()
+    expect(page.get_by_role("row")).to_have_count(2)
 
 
 def test_all_of_it_works_without_scripts(kiosk: Kiosk, tablet) -> None:

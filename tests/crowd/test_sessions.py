@@ -177,12 +177,17 @@ def test_an_idle_browser_is_signed_out(browser, database, make_participant, conf
     assert browser.get("/test/me").status_code == 303
 
 
-def test_polling_keeps_nobody_signed_in(browser, database, make_participant, config):
+@pytest.mark.parametrize(
+    "path, headers, gone", [("/api/test/me", {}, 401), ("/test/me", {"HX-Request": "true"}, 303)]
+)
+def test_polling_keeps_nobody_signed_in(
+    browser, database, make_participant, config, path, headers, gone
+):
     browser.sign_in(participant=make_participant())
     age(database, seen_at=config.sessions.phone_idle_s - 5)
-    assert browser.get("/api/test/me").status_code == 200
+    assert browser.get(path, headers=headers).status_code == 200
     age(database, seen_at=6)
-    assert browser.get("/api/test/me").status_code == 401
+    assert browser.get(path, headers=headers).status_code == gone
 
 
 def test_a_session_ends_at_its_age_however_busy(browser, database, make_participant, config):

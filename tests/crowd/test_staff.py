@@ -119,9 +119,9 @@ def test_every_page_of_an_operator_looks_for_calls_and_no_other(browser, make_st
         browser.sign_in(staff=make_staff(role))
         for page in (page for page, roles in PAGES.items() if role in roles):
             text = browser.get(page).text
-            looks = "/static/staff.js" in text, "data-help-said" in text
+            looks = "/static/staff.js" in text, 'hx-get="/api/staff/help"' in text
             assert looks == ((role != "reviewer"),) * 2, (role, page)
-    for script in ("staff.js", "sound.js"):
+    for script in ("staff.js", "sound.js", "live.js", "htmx.min.js"):
         assert browser.get(f"/static/{script}").status_code == 200
 
 
@@ -187,11 +187,34 @@ def test_hiding_takes_somebody_off_the_boards_and_back(
     assert [entry[1] for entry in log_of(database)] == ["hidden", "shown again"]
 
 
+@pytest.mark.parametrize(
+    "back, where",
+    [
+        (
+            "/staff/participants?q=ad&show=hidden&page=2",
+            "/staff/participants?q=ad&show=hidden&page=2",
+        ),
+        ("", "/staff/participants"),
+        ("//evil.test", "/staff/participants"),
+        ("https://evil.test/staff", "/staff/participants"),
+    ],
+)
+def test_the_search_stands_after_somebody_was_hidden(
+    browser, make_staff, make_participant, back, where
+):
+    browser.sign_in(staff=make_staff("operator"))
+    path = f"/staff/participants/{make_participant('Ada').id}"
+    for action, data in ((path, {"hidden": "true"}), (f"{path}/age", {})):
+        answer = browser.post(action, data={**data, "back": back})
+        assert answer.headers["location"] == where
+
+
 def test_a_slip_at_the_age_gate_is_not_for_ever(browser, database, make_staff, make_participant):
     """A card is the same person's next time: without this it would never let anybody drive."""
     cleo, dora = make_participant("Cleo", adult=False, kind="card"), make_participant("Dora")
     browser.sign_in(staff=make_staff("operator"))
-    assert browser.get("/staff/participants").text.count('/age"') == 1
+    assert browser.get("/staff/participants").text.count(' action="/staff/participants') == 4
+    assert browser.get("/staff/participants").text.count('/age" hx-post') == 1
     for _ in range(2):
         for who in (cleo, dora):
             answer = browser.post(f"/staff/participants/{who.id}/age")
@@ -254,6 +277,12 @@ def test_plays_are_filtered_and_sorted_by_what_is_allowed_only(
             assert answer.status_code == 422, query
 
 
+def calls_said(browser) -> tuple[str, bool]:
+    """What an operator's tab says of calls for help, and whether it is seen."""
+    badge = browser.get("/api/staff/help").text
+    return re.search(r">(\d+)<", badge)[1], " hidden" not in badge
+
+
 @pytest.mark.parametrize("database_kind", ["sqlite", "postgresql"], indirect=True)
 def test_help_is_answered_once(browser, database, make_staff, make_station):
     staff, station = make_staff("operator"), make_station()
@@ -262,14 +291,12 @@ def test_help_is_answered_once(browser, database, make_staff, make_station):
     browser.sign_in(staff=staff)
     page = browser.get("/staff/help").text
     assert station.name in page
-    assert browser.get("/api/staff/help").json() == {"waiting": 1}
-    for listing in (page, browser.get("/staff").text):
-        assert 'data-help-list="1"' in listing
+    assert calls_said(browser) == ("1", True)
     where = re.search(r"/staff/help/[0-9a-f-]{36}", page)[0]
     for _ in range(2):
         assert browser.post(where).status_code == 303
     assert [entry[1] for entry in log_of(database)] == ["help answered"]
-    assert browser.get("/api/staff/help").json() == {"waiting": 0}
+    assert calls_said(browser) == ("0", False)
     with database.read() as tx:
         assert tx.scalar(select(HelpRequest)).answered_by == staff.id
 

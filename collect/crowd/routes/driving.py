@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from collect.crowd import flow, plays, queue, tasks, turns
 from collect.crowd.agent_messages import TUTORIAL_STEPS
@@ -219,24 +219,6 @@ def leave_queue(db: Db, who: CurrentWho, me: CurrentParticipant) -> Response:
         return redirect("/")
 
 
-@router.get("/api/queue/me")
-def my_queue(db: Db, who: CurrentWho, me: CurrentParticipant) -> Response:
-    """The same for scripts: ``ahead``, ``minutes`` (rounded up), ``called``; null without one."""
-    with db.read() as tx:
-        place = queue.place(tx, me)
-    if place is None:
-        return JSONResponse({"place": None})
-    return JSONResponse(
-        {
-            "place": {
-                "ahead": place.ahead,
-                "minutes": _minutes(place.expected_s),
-                "called": place.called,
-            }
-        }
-    )
-
-
 def _start(db: Db, who: Who, config: CrowdConfig, page: str, task_id: str | None) -> Response:
     me = who.participant
     assert me is not None
@@ -257,10 +239,6 @@ def _refused(refused: Refused, page: str) -> Response:
 
 def _known(reason: str) -> str | None:
     return reason if reason in REASONS else None
-
-
-def _minutes(seconds: float) -> int:
-    return max(1, -int(-seconds // 60))
 
 
 def _shown(tx: Session, config: CrowdConfig, task: Task, language: str) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Form, Path, Query, Request
 from sqlalchemy import Row, func, or_, select
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from collect.crowd import names
 from collect.crowd.deps import CurrentOperator, Db
 from collect.crowd.names import public_name
+from collect.crowd.security.redirects import redirect
 from collect.crowd.tables import (
     AuditEntry,
     HelpRequest,
@@ -34,6 +35,7 @@ router = APIRouter()
 
 Id = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 Page = Annotated[int, Query(ge=1, le=10_000)]
+Back = Annotated[str, Form(max_length=300)]  # the list as it was searched
 PAGE = 50
 MOST_CASES = 500
 REASONS = ("insult", "person", "contact", "other")
@@ -112,14 +114,14 @@ def help_page(request: Request, db: Db, _: CurrentOperator) -> Response:
             .order_by(HelpRequest.answered_at.is_not(None), HelpRequest.created_at.desc())
             .limit(PAGE)
         ).all()
-        return render(request, "staff/help.html", requests=rows, waiting=open_calls(tx))
+        return render(request, "staff/help.html", requests=rows)
 
 
 @router.get("/api/staff/help")
-def calls(db: Db, _: CurrentOperator) -> Response:
-    """How many wait, for the tab of every page of an operator."""
+def calls(request: Request, db: Db, _: CurrentOperator) -> Response:
+    """How many wait, as the tab of every page of an operator shows it."""
     with db.read() as tx:
-        return JSONResponse({"waiting": open_calls(tx)})
+        return render(request, "staff/help_count.html", waiting=open_calls(tx))
 
 
 @router.post("/staff/help/{help_id}")
@@ -178,7 +180,11 @@ def participants_page(
 
 @router.post("/staff/participants/{participant_id}")
 def hide(
-    db: Db, staff: CurrentOperator, participant_id: Id, hidden: Annotated[bool, Form()]
+    db: Db,
+    staff: CurrentOperator,
+    participant_id: Id,
+    hidden: Annotated[bool, Form()],
+    back: Back = "",
 ) -> Response:
     """Take somebody off every board and page, or back on."""
     with db.begin() as tx:
@@ -188,11 +194,11 @@ def hide(
         if person.hidden != hidden:
             person.hidden = hidden  # the boards' version counts up by itself
             _audit(tx, staff.id, "hidden" if hidden else "shown again", person.id)
-    return RedirectResponse("/staff/participants", status_code=303)
+    return redirect(back, "/staff/participants")
 
 
 @router.post("/staff/participants/{participant_id}/age")
-def ask_age_again(db: Db, staff: CurrentOperator, participant_id: Id) -> Response:
+def ask_age_again(db: Db, staff: CurrentOperator, participant_id: Id, back: Back = "") -> Response:
     """Somebody has pressed "younger" by mistake: let the age gate ask once more."""
     with db.begin() as tx:
         person = tx.get(Participant, participant_id)
@@ -201,7 +207,7 @@ def ask_age_again(db: Db, staff: CurrentOperator, participant_id: Id) -> Respons
         if person.adult is False:
             person.adult = None
             _audit(tx, staff.id, "age asked again", person.id)
-    return RedirectResponse("/staff/participants", status_code=303)
+    return redirect(back, "/staff/participants")
 
 
 @router.get("/staff/plays")

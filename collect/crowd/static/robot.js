@@ -4,7 +4,6 @@ import { post } from "./post.js";
 import { makeTone } from "./sound.js";
 
 const POLL_MS = 1000;
-const QUEUE_MS = 5000;
 const ALIVE_MS = 20_000;
 const SOON_S = 10;
 const SOUND = "robot-sound";
@@ -18,8 +17,7 @@ else if (alarm && document.body.dataset.kiosk !== undefined) watchRobot(true); /
 
 for (const form of document.querySelectorAll("form[data-count]")) countBefore(form);
 for (const form of document.querySelectorAll("form[data-quietly]")) sendQuietly(form);
-const queue = document.querySelector("[data-queue]");
-if (queue) watchQueue(queue);
+callWhenItIsTime();
 if (!matchMedia("(prefers-reduced-motion: reduce)").matches) {
   document.querySelector("video[data-autoplay]")?.play().catch(() => {});
 }
@@ -230,23 +228,12 @@ function sendQuietly(form) {
   });
 }
 
-function watchQueue(place) {
-  const ahead = place.dataset.queue;
-  const said = place.querySelector("[data-wait-said]");
-  setInterval(async () => {
-    try {
-      const answer = await fetch("/api/queue/me", { cache: "no-store" });
-      if (!answer.ok) return;
-      const now = (await answer.json()).place;
-      if (now === null || now.called || String(now.ahead) !== ahead) {
-        if (now?.called) sound.chime();
-        location.reload();
-      } else {
-        const text = place.dataset.wait.replace("%minutes%", now.minutes);
-        if (said.textContent !== text) said.textContent = text;
-      }
-    } catch {
-      // Offline: the next look may do better.
-    }
-  }, QUEUE_MS);
+// htmx keeps the place in the queue up to date.
+function callWhenItIsTime() {
+  let called = document.querySelector(".called") !== null;
+  document.body.addEventListener("htmx:afterSwap", () => {
+    const before = called;
+    called = document.querySelector(".called") !== null;
+    if (called && !before) sound.chime();
+  });
 }

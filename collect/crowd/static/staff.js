@@ -1,9 +1,7 @@
-// On every page of an operator: how many calls for help wait, in the tab, in the window's title
-// and, when somebody calls, by a sound. Without scripts the overview says so when it is loaded.
+// On every page of an operator: how many calls for help wait, in the tab (where htmx asks for it),
+// in the window's title and, when somebody calls, by a sound.
 
 import { makeTone } from "./sound.js";
-
-const POLL_MS = 5000;
 
 const badge = document.querySelector("[data-help]");
 const said = document.querySelector("[data-help-said]");
@@ -11,25 +9,21 @@ const title = document.title;
 const tone = makeTone();
 let known = null;
 
-look();
-setInterval(look, POLL_MS);
+badge.addEventListener("htmx:afterRequest", ({ detail }) => {
+  if (!detail.successful) unknown();
+  show(badge.textContent.trim(), detail.successful ? Number(badge.textContent) : null);
+});
 
-async function look() {
-  try {
-    const answer = await fetch("/api/staff/help", { cache: "no-store" });
-    show(answer.ok ? (await answer.json()).waiting : null);
-    if (answer.status === 401 && listed() !== null) location.reload(); // to the sign-in
-  } catch {
-    show(null);
-  }
+// Nobody is to believe that all is quiet.
+function unknown() {
+  const tag = document.createElement("span");
+  tag.className = "tag bad";
+  tag.title = badge.dataset.unknown;
+  tag.textContent = "?";
+  badge.replaceChildren(tag);
 }
 
-// Null: nobody knows, and nobody is to believe that all is quiet.
-function show(waiting) {
-  const text = waiting === null ? "?" : String(waiting);
-  badge.textContent = text;
-  badge.title = waiting === null ? badge.dataset.unknown : "";
-  badge.hidden = waiting === 0;
+function show(text, waiting) {
   document.title = waiting === 0 ? title : `(${text}) ${title}`;
   if (waiting === null) return;
   if (known !== null && waiting > known) {
@@ -39,17 +33,4 @@ function show(waiting) {
     said.textContent = "";
   }
   known = waiting;
-  if (listed() !== null && listed() !== text) refill();
-}
-
-// What the page itself says of how many wait; null on pages that don't.
-function listed() {
-  return document.querySelector("[data-help-list]")?.dataset.helpList ?? null;
-}
-
-async function refill() {
-  const answer = await fetch(location.href, { cache: "no-store" });
-  if (!answer.ok || answer.redirected) return;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  document.querySelector("main").replaceChildren(...page.querySelector("main").childNodes);
 }
