@@ -21,21 +21,10 @@ settings.register_profile(
 )
 settings.load_profile("shared")
 
-_crashed: set[str] = set()
-
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     return Groups(config, log)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Groups) -> None:
-    """A test whose worker died runs again in another one. Where what fails is tried again
-    (``--reruns``), its first death is such a failure, and named as one."""
-    if sched.config.getoption("reruns", 0) and crashitem not in _crashed:
-        _crashed.add(crashitem)
-        report.outcome = "rerun"
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
 
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
@@ -34,10 +34,28 @@ class Groups(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return "stations" if nodeid.startswith(STATIONS) else nodeid.partition("::")[0]
 
-    def remove_node(self, node: WorkerController) -> Any:
-        """What a dead worker had finished is not handed out again: a worker that is given nothing
-        to do asks for nothing more, and the run would never end."""
-        assigned = self.assigned_work[node]
-        for scope in [scope for scope, tests in assigned.items() if all(tests.values())]:
-            del assigned[scope]
-        return super().remove_node(node)
+    def remove_node(self, node: WorkerController) -> str | None:
+        """The test that ``node`` died of, None where it had nothing left to do. The others that it
+        left are the first that a worker takes now; what it had finished is not handed out again: a
+        worker that is given nothing to do asks for nothing more, and the run would never end."""
+        crashed = None
+        left: dict[str, dict[str, bool]] = {}
+        for scope, tests in self.assigned_work.pop(node).items():
+            unfinished = [test for test, finished in tests.items() if not finished]
+            if unfinished and crashed is None:
+                crashed = unfinished.pop(0)
+            if unfinished:
+                left[scope] = dict.fromkeys(unfinished, False)
+        self.workqueue = OrderedDict({**left, **self.workqueue})
+        return crashed
+
+    def mark_test_pending(self, item: str) -> None:  # type: ignore[override]
+        """A test that a worker died of is to be tried again (``--reruns``), before its kin."""
+        scope = self._split_scope(item)
+        self.workqueue[scope] = {item: False, **self.workqueue.get(scope, {})}
+        self.workqueue.move_to_end(scope, last=False)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """A worker that replaces a dead one can be given tests when it has collected them."""
+        if node in self.registered_collections:
+            super()._reschedule(node)
