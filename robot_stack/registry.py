@@ -79,6 +79,7 @@ EXTRAS = {
     "structlog": "crowd",
     "jinja2": "crowd",
     "confusable_homoglyphs": "crowd",
+    "js_lib_htmx": "crowd",
     "cryptography": "crowd",
     "prometheus_client": "crowd",
     "psycopg": "crowd",
