@@ -49,7 +49,7 @@ class Groups(LoadScopeScheduling):
         self.workqueue = OrderedDict({**left, **self.workqueue})
         return crashed
 
-    def mark_test_pending(self, item: str) -> None:  # type: ignore[override]
+    def mark_test_pending(self, item: str) -> None:
         """A test that a worker died of is to be tried again (``--reruns``), before its kin."""
         scope = self._split_scope(item)
         self.workqueue[scope] = {item: False, **self.workqueue.get(scope, {})}
