@@ -8,6 +8,8 @@ the one that holds.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +33,9 @@ __all__ = [
     "current_version",
     "give",
     "install_default",
+    "outdated",
     "read_texts",
+    "shipped",
     "valid",
     "withdraw",
     "withdraw_again",
@@ -242,9 +246,11 @@ def add(
         raise ConsentError(
             f"version {version!r} must be in force later than the others, after {last:%Y-%m-%d}"
         )
+    digest = _digest(shipped())
     for language, (title, body) in texts.items():
         tx.add(
             ConsentText(
+                shipped=digest,
                 version=version,
                 language=language,
                 title=title,
@@ -261,6 +267,34 @@ def install_default(tx: Session) -> bool:
         return False
     add(tx, *read_texts(DEFAULT))
     return True
+
+
+def shipped() -> dict[str, tuple[str, str]]:
+    """The text that comes with the site: {language: (title, body)}."""
+    return read_texts(DEFAULT)[1]
+
+
+def outdated(tx: Session) -> str | None:
+    """What to tell staff when the text that comes with the site is news to it: the one in force is
+    another, and no version was added since it came. None when there is nothing to tell.
+
+    Who adds a version of their own has had that text before them.
+    """
+    texts = tx.scalars(select(ConsentText)).all()
+    now = shipped()
+    kept: dict[str, dict[str, tuple[str, str]]] = {}
+    for text in texts:
+        kept.setdefault(text.version, {})[text.language] = (text.title, text.body)
+    if not texts or now in kept.values() or _digest(now) in {text.shipped for text in texts}:
+        return None
+    return (
+        "the consent text that comes with the site has changed: `robot-stack crowd consent show "
+        "--shipped` shows it; the one in force stays until you `consent add` another version"
+    )
+
+
+def _digest(texts: Mapping[str, tuple[str, str]]) -> str:
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
 
 def _answered(tx: Session, participant: Participant, research: bool) -> None:

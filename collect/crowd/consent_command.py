@@ -25,9 +25,13 @@ EPILOG = """examples:
   robot-stack crowd consent add text.yaml        a new version: everybody is asked again
   robot-stack crowd consent add text.yaml --from 2027-01-01
   robot-stack crowd consent list
+  robot-stack crowd consent show --shipped       the text that comes with this robot-stack
 
 Write down who runs the site and whom to ask. The scopes are fixed: record (needed to play),
 research and clips. A version that exists can't be changed: people have agreed to its very words.
+An upgrade of robot-stack changes no text that is in force. When the one that comes with it has
+changed, `list`, the site's log and the staff's overview say so until you add a version: take over
+what you want of it, give it a version of its own, and `consent add` it.
 """
 
 
@@ -39,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("action", choices=("add", "list", "show"))
     parser.add_argument("name", nargs="?", help="add: a YAML file; show: a version")
+    parser.add_argument(
+        "--shipped", action="store_true", help="with show: the text that comes with robot-stack"
+    )
     parser.add_argument(
         "--from",
         dest="active_from",
@@ -103,6 +110,7 @@ def _list(args: argparse.Namespace, database: Database) -> dict[str, Any]:
             tx.execute(select(Consent.version, func.count()).group_by(Consent.version)).all()
         )
         in_force = consent.current_version(tx) if texts else None
+        news = consent.outdated(tx)
     versions: dict[str, dict[str, Any]] = {}
     for text in texts:
         row = versions.setdefault(
@@ -123,23 +131,30 @@ def _list(args: argparse.Namespace, database: Database) -> dict[str, Any]:
                 f"{mark} {row['version']:16} {','.join(row['languages']):8} "
                 f"from {row['active_from'][:16]}  given {row['given']} times"
             )
-    return {"ok": True, "versions": list(versions.values())}
+        if news is not None:
+            print(news)
+    return {"ok": True, "versions": list(versions.values()), "outdated": news is not None}
 
 
 def _show(args: argparse.Namespace, database: Database) -> int:
+    if args.shipped and args.name is not None:
+        raise ConfigError("show a version, or --shipped")
     with database.read() as tx:
         version = args.name or consent.current_version(tx)
-        texts = tx.scalars(select(ConsentText).where(ConsentText.version == version)).all()
+        rows = tx.scalars(select(ConsentText).where(ConsentText.version == version)).all()
+    texts = {row.language: (row.title, row.body) for row in rows}
+    if args.shipped:
+        version, texts = "", consent.shipped()
     if not texts:
         raise ConfigError(f"there is no version {version!r}; see `robot-stack crowd consent list`")
-    content = {text.language: {"title": text.title, "body": text.body} for text in texts}
     if args.json:
+        content = {name: {"title": title, "body": body} for name, (title, body) in texts.items()}
         print(json.dumps({"ok": True, "version": version, "texts": content}))
         return 0
     print(f'version: "{version}"  # give a changed text another one\ntexts:')
-    for text in texts:
-        print(f"  {text.language}:\n    title: {json.dumps(text.title, ensure_ascii=False)}")
+    for language, (title, body) in texts.items():
+        print(f"  {language}:\n    title: {json.dumps(title, ensure_ascii=False)}")
         print("    body: |")
-        for line in text.body.splitlines():
+        for line in body.splitlines():
             print(f"      {line}".rstrip())
     return 0

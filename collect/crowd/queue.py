@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 # To walk up to the station (a minute), wait for its kiosk, where somebody may be signed in who has
-# left (`sessions.kiosk_idle_s`), have it show a code and scan that (half a minute). `queue.called_*`
-# of the texts say it, too.
+# left (`sessions.kiosk_idle_s`), have it show a code and scan that (half a minute). The texts
+# `queue.called_*` say it, too.
 CALL_FOR = dt.timedelta(minutes=3)
 MAX_WAITING = 50  # nobody waits for longer than a day's opening hours
 USUAL_TURN_S = 240.0

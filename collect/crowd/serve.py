@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from collect.crowd import consent
 from collect.crowd.commands import config_argument
 from collect.crowd.config import (
     CONFIG_VARIABLE,
@@ -25,7 +26,7 @@ from collect.crowd.config import (
 )
 from collect.crowd.database import Database
 from collect.crowd.keys import load_key
-from collect.crowd.log import configure
+from collect.crowd.log import configure, log
 from collect.crowd.migrate import migrate
 from robot_stack.errors import ConfigError
 
@@ -70,8 +71,12 @@ def run(args: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     database = Database(config.database)
     migrate(database)
-    database.close()
     configure()
+    with database.read() as tx:
+        news = consent.outdated(tx)
+    database.close()
+    if news is not None:
+        log.warning(news)
     with _listen(config) as listener, tempfile.TemporaryDirectory(prefix="crowd-") as metrics:
         host, port = listener.getsockname()[:2]
         if config.development:  # where the port is chosen by --bind, or by the system

@@ -175,7 +175,11 @@ class NicknameCase(Base):
 
 
 class ConsentText(Base):
-    """One version of what a participant agrees to, in one language."""
+    """One version of what a participant agrees to, in one language.
+
+    `shipped`: the digest of the text that came with the program when this was added; None in old
+    databases.
+    """
 
     __tablename__ = "consent_text"
     version: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -183,6 +187,7 @@ class ConsentText(Base):
     title: Mapped[str] = mapped_column(String(200))
     body: Mapped[str] = mapped_column(Text)
     active_from: Mapped[dt.datetime]
+    shipped: Mapped[str | None] = mapped_column(String(64))
 
 
 class Consent(Base):

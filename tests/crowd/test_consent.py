@@ -179,3 +179,47 @@ def test_the_command_adds_lists_and_shows(config_file, tmp_path, capsys):
     text.write_text("version: 3\ntexts: {en: {title: A, body: B}}\n")
     code, said = command("add", str(text))
     assert "no text in de" in said.err
+
+
+def test_a_text_that_came_with_an_upgrade_is_told_of_until_a_version_is_added(
+    config_file, database, browser, make_staff, tmp_path, capsys
+):
+    """Also to a site whose own text was written beside the old one."""
+    told = "show --shipped"
+
+    def listed():
+        assert main(["crowd", "consent", "list", "--config", str(config_file)]) == 0
+        return capsys.readouterr().out
+
+    def home(role):
+        browser.sign_in(staff=make_staff(role))
+        return browser.get("/staff").text
+
+    def upgraded(digest):
+        """Since the texts were added, the shipped one has changed."""
+        with database.begin() as tx:
+            for text in tx.query(ConsentText):
+                text.body, text.shipped = text.body + " Before.", digest
+
+    assert told not in listed() + home("admin")
+    for digest in (None, "0" * 64):
+        upgraded(digest)
+        assert told in listed() and told in home("admin") and told not in home("operator")
+        with database.begin() as tx:
+            consent.add(tx, f"own {digest}"[:8].replace(" ", "-"), NEW)
+        assert told not in listed() + home("admin")
+    with database.begin() as tx:
+        tx.query(ConsentText).delete()
+        assert consent.outdated(tx) is None, "there is none to be older"
+    capsys.readouterr()
+    assert main(["crowd", "consent", "show", "--shipped", "--config", str(config_file)]) == 0
+    text = tmp_path / "text.yaml"
+    text.write_text(capsys.readouterr().out.replace('""', '"4"'))
+    assert consent.read_texts(text) == ("4", consent.shipped())
+
+
+def test_a_site_from_before_that_has_the_shipped_text_is_told_nothing(database):
+    with database.begin() as tx:
+        for text in tx.query(ConsentText):
+            text.shipped = None
+        assert consent.outdated(tx) is None

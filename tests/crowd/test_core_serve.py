@@ -20,8 +20,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from sqlalchemy import update
 
+from collect.crowd.config import load_config
+from collect.crowd.database import Database
 from collect.crowd.init import write_site
+from collect.crowd.migrate import migrate
+from collect.crowd.tables import ConsentText
 from robot_stack.cli import main
 
 pytestmark = pytest.mark.slow
@@ -120,6 +125,11 @@ def test_https_by_its_own_certificate(serve, tmp_path):
     write_site(config, origin="https://localhost:8430")
     settings = yaml.safe_load(config.read_text())
     tls = {"certificate": str(certificate), "key": str(key)}
+    database = Database(load_config(config).database)
+    migrate(database)
+    with database.begin() as tx:  # as an upgrade does that brings another text
+        tx.execute(update(ConsentText).values(body="Before.", shipped=None))
+    database.close()
     process, told = serve(_changed(config, settings, tls=tls), "--bind", "127.0.0.1:0")
     address = told["bind"]
     context = ssl.create_default_context(cafile=certificate)
@@ -128,6 +138,7 @@ def test_https_by_its_own_certificate(serve, tmp_path):
     page = httpx.get(f"https://{address}/nope", verify=context, headers=headers)
     assert page.headers["set-cookie"].startswith("__Host-visit=")
     assert page.headers["strict-transport-security"].startswith("max-age=31536000")
+    assert "show --shipped" in (tmp_path / "log").read_text()
     process.send_signal(signal.SIGTERM)
     assert process.wait(LIMIT_S) in (0, -signal.SIGTERM)
 

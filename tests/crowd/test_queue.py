@@ -79,7 +79,7 @@ def test_who_is_called_has_time_to_walk_wait_for_the_kiosk_and_scan() -> None:
     walk_s, scan_s = 60, 30
     assert queue.CALL_FOR.total_seconds() >= walk_s + SessionsConfig().kiosk_idle_s + scan_s
     minutes = {"en": "three minutes", "de": "drei Minuten"}
-    assert queue.CALL_FOR == dt.timedelta(minutes=3), "as the texts say"
+    assert dt.timedelta(minutes=3) == queue.CALL_FOR, "as the texts say"
     for language, told in minutes.items():
         for text in ("called_text", "called_scan"):
             assert told in translator(language)(f"participant.queue.{text}")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request
 from sqlalchemy import select
 from starlette.responses import RedirectResponse, Response
 
-from collect.crowd import accounts, review
+from collect.crowd import accounts, consent, review
 from collect.crowd.accounts import MAX_PASSWORD, SignInRefusedError
 from collect.crowd.deps import CurrentSite, CurrentStaff, CurrentWho, Db, address_of
 from collect.crowd.leases import online
@@ -99,6 +99,7 @@ def home(request: Request, db: Db, _: CurrentStaff) -> Response:
             queue=waiting.queue,
             disputes=waiting.disputes,
             stations=[(station, online(station)) for station in stations],
+            consent_news=consent.outdated(tx) is not None,
         )
 
 
