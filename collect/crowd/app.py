@@ -7,6 +7,7 @@ requests (a follower of the boards, a video worker) is the router's own `lifespa
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import importlib
 import multiprocessing
@@ -14,7 +15,7 @@ import os
 import pkgutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,25 +66,24 @@ def create_app(config: CrowdConfig) -> FastAPI:
     database = Database(config.database)
     limiter = RateLimiter(database, key, config.caps.writes_per_minute)
 
+    pages = _pages()
+
     @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        async with pages.lifespan_context(app) as state:
+            yield state or {}
         database.close()
         observe.forget_worker()
 
     app = FastAPI(
         title="robot-stack crowd",
+        routes=pages.routes,
         lifespan=lifespan,
-        dependencies=[Depends(guard_writes)],
-        responses=ANYWHERE,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
     )
     app.state.site = Site(config, database, key, limiter)
-    app.include_router(observe.router)
-    for router in _routers():
-        app.include_router(router)
     app.mount("/static", _Static(directory=STATIC, packages=[HTMX]), name="static")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -117,6 +117,17 @@ def from_environment() -> FastAPI:
     gc.collect()
     gc.freeze()  # nobody is answered while all that is loaded is looked through: 0.1 s and more
     return app
+
+
+@functools.cache
+def _pages() -> APIRouter:
+    """All that the site answers. FastAPI works a route out when it is first asked for, which for
+    all of them takes a quarter of a second: once a process, however many applications it makes."""
+    pages = APIRouter(dependencies=[Depends(guard_writes)], responses=ANYWHERE)
+    pages.include_router(observe.router)
+    for router in _routers():
+        pages.include_router(router)
+    return pages
 
 
 def _routers() -> list[APIRouter]:
