@@ -7,8 +7,9 @@ consent to be recorded, is refused. What moves the robot are the hands on its le
 agent starts and stops that, and the recorder. It opens no port: it asks the site, over HTTPS.
 
 Whatever becomes of the site, a recording goes to its end, and what was recorded waits in the outbox
-until the site has it. A play that was begun is never begun again, also after the agent was killed:
-what its recorder had written is recovered and told of.
+until the site has it. While the disk is full nothing is begun, and the site is told why. A play
+that was begun is never begun again, also after the agent was killed: what its recorder had written
+is recovered and told of.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from collect.crowd.agent_disk import Disk
 from collect.crowd.agent_link import Heart, SiteLink, Sync
 from collect.crowd.agent_messages import AgentEndedBy, Order, ResultReport
 from collect.crowd.agent_play import Outcome, PlayRun
@@ -106,6 +108,7 @@ class StationAgent:
         self._view = RobotView(station, self._client)
         self._tips = tips(station)
         self._session = RecordingSession(station, directory=outbox.episodes)
+        self._disk = Disk(outbox, self._session.config.free_space_floor_bytes)
         link = SiteLink(pairing.site, pairing.token, ca)
         self._state = self._snapshot(self._view.look())
         self.heart = Heart(link, self._heartbeat)
@@ -128,6 +131,10 @@ class StationAgent:
                     self._keep(self._run)
             for worker in (self.heart, self.sync):
                 worker.close()
+            try:
+                self.outbox.settle()
+            except OSError as error:
+                self.say(f"what ended last is not written, and recovered the next time: {error}")
             self._session.close()
             self._client.close()
 
@@ -144,10 +151,11 @@ class StationAgent:
             if run.over:
                 self._run = None
         seen = self._view.look() if run is None else run.seen
+        self._disk.look()
         self._state = self._snapshot(seen)
-        trouble = (self.heart.trouble, self.sync.trouble, seen.trouble)
+        trouble = (self.heart.trouble, self.sync.trouble, seen.trouble, self._disk.trouble)
         if trouble != self._told_trouble:
-            for text, before in zip(trouble, self._told_trouble or (None,) * 3, strict=True):
+            for text, before in zip(trouble, self._told_trouble or (None,) * 4, strict=True):
                 if text is not None and text != before:
                     self.say(text)
             self._told_trouble = trouble
@@ -177,15 +185,24 @@ class StationAgent:
             return
         assert order.fence is not None
         self._fence = max(self._fence, order.fence)
-        if (trouble := self._view.look().trouble) is not None:
+        if (trouble := self._view.look().trouble or self._disk.trouble) is not None:
             self._wait_for_robot(order, trouble)
             return
-        self.outbox.put(Entry(order.play, "begun", order.model_dump()))
+        try:
+            self.outbox.put(Entry(order.play, "begun", order.model_dump()))
+        except OSError as error:
+            self._wait_for_robot(order, self._disk.failed(error))
+            return
         self.say(f"play {order.play}: {order.kind}, the start ritual")
         log = self.outbox.directory / "teleop.log"
-        self._run = PlayRun(
-            order, self.station, self._client, self._session, self._view, log, self.say
-        )
+        try:
+            self._run = PlayRun(
+                order, self.station, self._client, self._session, self._view, log, self.say
+            )
+        except OSError as error:
+            self.say(f"play {order.play} can't begin: {error}")
+            self._fault = (str(error), time.monotonic() + FAULT_FOR_S)
+            self._tell(order, Outcome("lost", None, tutorial_done=False, checked=None), None)
 
     def _wait_for_robot(self, order: Order, trouble: str) -> None:
         """An arm that is started again is back soon; if it isn't, the play is not to be had."""
@@ -226,7 +243,7 @@ class StationAgent:
             result=result,
             file=None if path is None else path.name,
         )
-        self.outbox.put(entry)
+        self.outbox.keep(entry)
         self.sync.nudge()
 
     def _measured(self, report: ResultReport, outcome: Outcome, path: Path) -> ResultReport:
@@ -270,7 +287,8 @@ class StationAgent:
     def _snapshot(self, seen: Seen) -> dict[str, Any]:
         run = self._run
         ended = run is not None and run.outcome is not None
-        fault = seen.trouble
+        troubles = [text for text in (seen.trouble, self._disk.trouble) if text is not None]
+        fault = "; ".join(troubles) or None
         if fault is None and self._fault is not None and time.monotonic() < self._fault[1]:
             fault = self._fault[0]
         phase = "idle" if run is None else run.phase

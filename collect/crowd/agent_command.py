@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -65,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     out = sys.stderr if args.json else sys.stdout
 
     def say(text: str) -> None:
-        print(f"station: {time.strftime('%H:%M:%S')} {text}", file=out, flush=True)
+        with contextlib.suppress(OSError):  # a log on a full disk ends nothing
+            print(f"station: {time.strftime('%H:%M:%S')} {text}", file=out, flush=True)
 
     ended: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -117,6 +119,13 @@ def _pairing(args: argparse.Namespace, outbox: Outbox) -> Pairing:
             f"{outbox.directory} has episodes for {known.site}: let them be told first, or give "
             "another --outbox"
         )
+    try:
+        outbox.probe()
+    except OSError as error:
+        raise ConfigError(
+            f"{outbox.directory} takes no token ({error.strerror}): make room, then pair; the code "
+            "is good once"
+        ) from error
     pairing = pair(SiteLink(site, ca=args.ca), args.pair)
     outbox.pair(pairing)
     return pairing

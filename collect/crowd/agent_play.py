@@ -152,7 +152,7 @@ class PlayRun:
                 language=order.instruction,
                 extra={"play": order.play, "kind": order.kind, "scopes": list(order.scopes)},
             )
-        except EpisodeError as error:
+        except (EpisodeError, OSError) as error:
             self._end("lost", str(error))
             return
         self._say(f"play {order.play}: recording {path.name}")

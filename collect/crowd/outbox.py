@@ -4,7 +4,9 @@ One JSON file a play below ``plays/``, replaced in one step and pushed to the di
 
     begun ──► ended (its result stands) ──► done (the site has it)
 
-and never begun twice. ``episodes/`` is where the recorder writes; ``site.json`` (mode 0600) is the
+and never begun twice. A full disk takes no new play; that one has ended is kept in memory then, and
+written as soon as there is room (an agent that is killed meanwhile finds it begun, and its
+recording). ``episodes/`` is where the recorder writes; ``site.json`` (mode 0600) is the
 pairing with the site.
 """
 
@@ -31,6 +33,7 @@ __all__ = ["KEPT_DONE_S", "Entry", "Outbox", "Pairing", "file_sha256"]
 # about for ever.
 KEPT_DONE_S = 30 * 86400.0
 CHUNK = 1 << 20
+PROBE = 1 << 16  # more than a play's entry has
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class Outbox:
         self._plays = directory / "plays"
         self._lock = threading.Lock()
         self._known: dict[str, Entry] = {}
+        self._unwritten: set[str] = set()
+        self._refusing = False  # the disk did not take the last write
         for folder in (directory, self.episodes, self._plays):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(self._plays.glob("*.json")):
@@ -142,17 +147,48 @@ class Outbox:
         return sorted(found, key=lambda entry: (entry.ended_at or 0.0, entry.play))
 
     def put(self, entry: Entry) -> None:
-        """Keep an entry; it is on the disk when this returns."""
+        """Keep an entry; it is on the disk when this returns. OSError when that can't be."""
         with self._lock:
-            self._write(self._plays / f"{entry.play}.json", asdict(entry))
+            self._store(entry)
             self._known[entry.play] = entry
+
+    def keep(self, entry: Entry) -> None:
+        """Keep an entry that says what has happened: in memory until `settle`, if the disk does not
+        take it now."""
+        with self._lock:
+            self._known[entry.play] = entry
+            try:
+                self._store(entry)
+            except OSError:
+                self._unwritten.add(entry.play)
+
+    def settle(self) -> None:
+        """Write what the disk did not take; OSError while it takes nothing."""
+        with self._lock:
+            if not self._refusing:
+                return
+            for play in sorted(self._unwritten):
+                self._store(self._known[play])
+        self.probe()
+
+    def probe(self) -> None:
+        """OSError when the disk does not take a small file."""
+        path = self.directory / "probe"
+        with self._lock:
+            try:
+                self._write(path, {"probe": "x" * PROBE})
+            except OSError:
+                self._refusing = True
+                raise
+            path.unlink()
+            self._refusing = False
 
     def done(self, entry: Entry, *, keep: bool = False) -> None:
         """The site has all of it: the episode is the site's now, and goes from here, unless it is
         to be kept until `tidy`; that the play was begun stays known."""
         if not keep:
             self._remove(entry)
-        self.put(replace(entry, state="done", result={}, file=entry.file if keep else None))
+        self.keep(replace(entry, state="done", result={}, file=entry.file if keep else None))
 
     def tidy(self) -> None:
         """Forget what was done a month ago, and remove what was kept of it."""
@@ -162,19 +198,33 @@ class Outbox:
                 (self._plays / f"{entry.play}.json").unlink(missing_ok=True)
                 with self._lock:
                     del self._known[entry.play]
+                    self._unwritten.discard(entry.play)
 
     def _remove(self, entry: Entry) -> None:
         if entry.file is not None:
             (self.episodes / entry.file).unlink(missing_ok=True)
 
+    def _store(self, entry: Entry) -> None:
+        """To the disk, under the lock."""
+        try:
+            self._write(self._plays / f"{entry.play}.json", asdict(entry))
+        except OSError:
+            self._refusing = True
+            raise
+        self._unwritten.discard(entry.play)
+
     def _write(self, path: Path, values: dict[str, Any]) -> None:
         part = path.with_suffix(".new")
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "w") as file:
-            json.dump(values, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w") as file:
+                json.dump(values, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)  # half of it: a full disk can do without
+            raise
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)

@@ -6,13 +6,15 @@ import hashlib
 import http.server
 import json
 import os
+import resource
+import signal
 import ssl
 import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ import pytest
 
 from collect.crowd import agent_link
 from collect.crowd.agent import OrderRefusedError, StationAgent, checked_order
+from collect.crowd.agent_disk import Disk
 from collect.crowd.agent_link import SiteError, SiteLink, Sync
 from collect.crowd.outbox import KEPT_DONE_S, Entry, Outbox, Pairing
 from collect.crowd.tables import new_id
+from collect.space import free_bytes
 from robot_stack.cli import main
 from robot_stack.config import load_station
 from robot_stack.episode import EpisodeMetadata, EpisodeSchema, EpisodeWriter, RobotLayout, Row
@@ -210,6 +214,87 @@ def test_a_write_that_was_cut_off_leaves_what_was(tmp_path: Path) -> None:
     assert known is not None and known.state == "begun"
 
 
+def test_what_the_disk_does_not_take_is_written_later(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    play, other = new_id(), new_id()
+    outbox.put(Entry(play, "begun", START))
+    outbox.settle()
+    (tmp_path / "plays").rename(tmp_path / "away")
+    with pytest.raises(OSError, match=other):
+        outbox.put(Entry(other, "begun", START))
+    assert outbox.get(other) is None, "what is not on the disk is not begun"
+    outbox.keep(ended(play, time.time(), "episode_0.hdf5"))
+    entry = outbox.get(play)
+    assert entry is not None and entry.state == "ended", "the site is told meanwhile"
+    outbox.done(entry)
+    with pytest.raises(OSError, match=play):
+        outbox.settle()
+    (tmp_path / "away").rename(tmp_path / "plays")
+    written = Outbox(tmp_path).get(play)
+    assert written is not None and written.state == "begun", "who is killed now finds it begun"
+    outbox.settle()
+    written = Outbox(tmp_path).get(play)
+    assert written is not None and written.state == "done"
+    assert {path.name for path in tmp_path.iterdir()} == {"plays", "episodes"}
+
+
+def test_a_disk_that_is_nearly_full_begins_nothing(tmp_path: Path) -> None:
+    """It is full to the agent when it is to the recorder."""
+    outbox = Outbox(tmp_path)
+    assert Disk(outbox, 0).look() is None
+    floor = free_bytes(tmp_path) + 10**9
+    told = Disk(outbox, floor).look()
+    assert told is not None and told.endswith(f" MB at {tmp_path}")
+    missing = int(told.removeprefix("the disk of the station is full: free ").split()[0])
+    assert 1200 < missing < 10_000  # other programs write meanwhile
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_no_agent(
+    http_site: tuple[str, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """No file of the agent's can grow, its log neither. It tells of a play that was cut off, and
+    goes on by itself when there is room again."""
+    site, beats = http_site
+    outbox = Outbox(tmp_path / "o")
+    outbox.pair(Pairing(site, "cafe", "secret"))
+    outbox.put(Entry(PLAY, "begun", START))
+    command = f"{sys.executable} -m robot_stack.cli crowd station {STATION} --outbox {tmp_path}/o"
+    full = ["sh", "-c", f"ulimit -S -f 0; exec {command}"]  # writing fails, to whatever file
+    with (tmp_path / "log").open("w") as log:
+        agent = subprocess.Popen(full, cwd=ROOT, stdout=log, stderr=log)
+
+    def until(met: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 60.0
+        while not met():
+            assert agent.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline, (what, beats[-1:])
+            time.sleep(0.05)
+
+    def fault() -> str:
+        return str(beats[-1]["fault"]) if beats else ""
+
+    def on_disk() -> str | None:
+        entry = Outbox(tmp_path / "o").get(PLAY)
+        return None if entry is None else entry.state
+
+    try:
+        until(lambda: "disk of the station is full" in fault(), "the fault")
+        assert f"MB at {tmp_path / 'o'}" in fault() and beats[-1]["phase"] == "fault"
+        until(lambda: beats[-1]["waiting"] == 0, "the result at the site")
+        assert on_disk() == "begun"
+        room = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, room)
+        until(lambda: "disk" not in fault(), "room")
+        assert on_disk() == "done"
+        agent.send_signal(signal.SIGINT)
+        assert agent.wait(60) == 0
+        assert "ended after 0 plays; 0 wait" in (tmp_path / "log").read_text()
+    finally:
+        agent.kill()
+        agent.wait(60)
+
+
 def test_how_long_ago_is_a_difference(tmp_path: Path) -> None:
     assert ended("p", time.time() - 60).ago_s == pytest.approx(60, abs=5)
     assert ended("p", time.time() + 1e6).ago_s == 0.0, "a clock that was set back"
@@ -313,6 +398,40 @@ class _Answers(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Tests are quiet."""
+
+
+class _Site(http.server.BaseHTTPRequestHandler):
+    """A site that wants nothing: hears heartbeats and results."""
+
+    beats: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        told = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        answer: dict[str, Any] = {"file": "none"}
+        if self.path.endswith("/heartbeat"):
+            self.beats.append(told["state"])
+            answer = {"fence": 0, "lease": None, "orders": []}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Tests are quiet."""
+
+
+@pytest.fixture
+def http_site() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A site on this computer, and the states that it hears of."""
+    handler = type("Handler", (_Site,), {"beats": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler.beats
+    server.shutdown()
+    thread.join(30)
+    server.server_close()
 
 
 @pytest.fixture
