@@ -97,7 +97,7 @@ class VideoMaker:
         self._media = media
         self._keep = keep
         self._wanted = wanted
-        self._queue: queue.Queue[tuple[str, Path]] = queue.Queue(capacity)
+        self._queue: queue.Queue[tuple[str, Path] | None] = queue.Queue(capacity)  # None: the end
         self._lock = threading.Lock()
         self._pending: set[str] = set()
         self._failed: dict[str, float] = {}
@@ -128,14 +128,16 @@ class VideoMaker:
             yield self
         finally:
             self._stopping.set()
+            with contextlib.suppress(queue.Full):  # then it does not wait for anything
+                self._queue.put_nowait(None)
             thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
-                play_id, episode = self._queue.get(timeout=POLL_S)
-            except queue.Empty:
-                continue
+            asked = self._queue.get()
+            if asked is None:
+                return
+            play_id, episode = asked
             try:
                 made = self._make(play_id, episode)
             except Exception as error:  # noqa: BLE001 - a full disk, no database: others wait
