@@ -25,7 +25,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "disarm": ("server.control.commands", "accept no commands; hold position under torque"),
     "home": ("server.control.commands", "move a group to its home pose"),
     "sleep": ("server.control.commands", "move a group to its sleep pose"),
-    "stop": ("server.control.commands", "stop a group now; latches until reset"),
+    "stop": ("server.control.stop_command", "stop a group now; latches until reset"),
     "reset": ("server.control.commands", "clear a latched stop or fault"),
     "shutdown": ("server.control.commands", "lower the arms and end a station"),
     "teleop": ("collect.teleop", "followers follow what an operator moves"),

@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from robot_stack.errors import CommandRefusedError, ControlPlaneError, LeaseError, SharedMemoryError
 from robot_stack.messages import Message, decode, encode
 from robot_stack.records import CHUNK_ROWS, command_record, mailbox_path, ring_path
-from robot_stack.shared_memory import Flag, Ring, RingWriter, runtime_dir
+from robot_stack.shared_memory import Flag, Ring, RingWriter, runtime_dir, runtime_root
 from robot_stack.types import CommandMode, Source, StopCategory
 
-__all__ = ["Lease", "StationClient", "control_endpoint", "stop_all", "stop_asked"]
+__all__ = ["Lease", "StationClient", "control_endpoint", "stations", "stop_all", "stop_asked"]
 
 KEPT_REPLIES = 256
 KEEP_MS = 5
@@ -34,17 +34,31 @@ def control_endpoint(station: str) -> str:
     return f"ipc://{runtime_dir(station)}/control.ipc"
 
 
-def stop_all(station: str, reason: str, category: StopCategory = StopCategory.HOLD) -> list[str]:
-    """Raise the stop flag of every group of a station, with or without a supervisor.
+def stations() -> list[str]:
+    """The stations on this computer that have a stop flag to raise, running or not."""
+    return sorted({path.parent.name for path in runtime_root().glob("*/stop.*")})
+
+
+def stop_all(
+    station: str,
+    reason: str,
+    category: StopCategory = StopCategory.HOLD,
+    *,
+    group: str | None = None,
+) -> list[str]:
+    """Raise the stop flag of every group of a station, or of ``group`` alone, with or without a
+    supervisor.
 
     Returns the groups that were told. Needs no lease and no answer from anybody.
     """
     stopped = []
-    for path in sorted(runtime_dir(station).glob("stop.*")):
-        flag = Flag(path)
-        flag.set(int(category) + 1, reason, asked=True)
-        flag.close()
-        stopped.append(path.name.removeprefix("stop."))
+    for path in sorted((runtime_root() / station).glob("stop.*")):
+        name = path.name.removeprefix("stop.")
+        if group is None or name == group:
+            flag = Flag(path)
+            flag.set(int(category) + 1, reason, asked=True)
+            flag.close()
+            stopped.append(name)
     return stopped
 
 

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from robot_stack.errors import SharedMemoryError
 
-__all__ = ["Flag", "Ring", "RingWriter", "runtime_dir", "wait_for"]
+__all__ = ["Flag", "Ring", "RingWriter", "runtime_dir", "runtime_root", "wait_for"]
 
 MAGIC = 0x31474E4952535452  # "RTSRING1" read as a little-endian u64
 HEADER = struct.Struct("<8Q")  # magic, generation, header size, slots, stride, schema size, pid, _
@@ -41,8 +41,8 @@ SCHEMA_OFFSET = 128
 RETRIES = 64
 
 
-def runtime_dir(station: str) -> Path:
-    """The directory of a station's rings and sockets, mode 0700, created if missing.
+def runtime_root() -> Path:
+    """The directory of all stations' directories, mode 0700, created if missing.
 
     ``ROBOT_STACK_RUNTIME`` moves it (tests use a directory each); the default is in /dev/shm.
     """
@@ -53,7 +53,12 @@ def runtime_dir(station: str) -> Path:
             f"{root} belongs to another user, who could read and write this station's memory: "
             "remove it, or name another directory in ROBOT_STACK_RUNTIME"
         )
-    path = root / station
+    return root
+
+
+def runtime_dir(station: str) -> Path:
+    """The directory of a station's rings and sockets, mode 0700, created if missing."""
+    path = runtime_root() / station
     path.mkdir(mode=0o700, exist_ok=True)
     return path
 

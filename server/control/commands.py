@@ -1,4 +1,4 @@
-"""`robot-stack status|arm|disarm|home|sleep|stop|reset|shutdown`: one request each."""
+"""`robot-stack status|arm|disarm|home|sleep|reset|shutdown`: one request each."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from robot_stack.client import StationClient, stop_all
+from robot_stack.client import StationClient
 from robot_stack.config import load_station
-from robot_stack.errors import ControlPlaneError
 
 __all__ = ["add_arguments", "run", "station_name"]
 
@@ -20,17 +19,13 @@ DESCRIPTIONS = {
     "disarm": "Accept no commands; the robots hold their position under torque.",
     "home": "Arm a group if need be and move it slowly to its home pose.",
     "sleep": "Move a group slowly to its sleep pose, where it may lose torque without falling.",
-    "stop": (
-        "Stop a group now: its robots decelerate and hold under torque. The stop latches until "
-        "`robot-stack reset`. Works without a supervisor too: it is one flag in shared memory."
-    ),
     "reset": (
         "Clear a latched stop or fault, restarting servos that need it. Nothing moves, and the "
         "robots are left disarmed: `arm` is an act of its own."
     ),
     "shutdown": "Lower the arms to their sleep pose, take torque away there, end every process.",
 }
-TIMEOUT_S = {"status": 3.0, "stop": 1.0, "home": 90.0, "sleep": 90.0, "shutdown": 120.0}
+TIMEOUT_S = {"status": 3.0, "home": 90.0, "sleep": 90.0, "shutdown": 120.0}
 
 
 def station_name(text: str) -> str:
@@ -45,8 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("station", help="station name or station file")
     if command not in ("status", "shutdown"):
         parser.add_argument("--group", help="only this group (default: all)")
-    if command == "stop":
-        parser.add_argument("--reason", default="operator", help="kept with the stop")
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
 
 
@@ -56,8 +49,6 @@ def run(args: argparse.Namespace) -> int:
     if getattr(args, "group", None):
         body["group"] = args.group
     with StationClient(name) as client:
-        if command == "stop":
-            return _stop(client, args, body)
         reply = client.request(command, body, timeout_s=TIMEOUT_S.get(command, 30.0))
     if args.json:
         print(json.dumps({"ok": True, **reply}))
@@ -67,23 +58,6 @@ def run(args: argparse.Namespace) -> int:
         for line in reply.get("kept_torque", []):
             print(line)
         print(f"{command}: done")
-    return 0
-
-
-def _stop(client: StationClient, args: argparse.Namespace, body: dict[str, Any]) -> int:
-    """The flag first: it works when nobody answers. With --group only the supervisor knows it."""
-    groups = stop_all(client.station, args.reason) if not args.group else []
-    answered = True
-    try:
-        client.request("stop", {**body, "reason": args.reason}, timeout_s=TIMEOUT_S["stop"])
-    except ControlPlaneError:
-        answered = False
-        if not groups:
-            raise
-    if args.json:
-        print(json.dumps({"ok": True, "groups": groups, "supervisor": answered}))
-    else:
-        print("stopped; `robot-stack reset` when it is safe")
     return 0
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.virtual_station import virtual_station, wait_until
-from robot_stack.client import StationClient, stop_all
+from robot_stack.cli import main
+from robot_stack.client import StationClient
 from robot_stack.errors import ControlPlaneError, LeaseError
 from robot_stack.processes import started_at
 from robot_stack.records import ring_path
@@ -128,8 +129,9 @@ def test_all_of_the_hardware_going_away_is_a_named_fault(streaming):
 def test_a_stop_needs_no_supervisor_and_latches(streaming):
     streaming.supervisor.send_signal(signal.SIGSTOP)
     try:
+        streaming.file.write_text(streaming.file.read_text() + "tsk: being edited\n")
         stopped_ns = time.monotonic_ns()
-        assert stop_all("v", "test") == ["followers"]
+        assert main(["stop", str(streaming.file), "--group", "followers"]) == 0
         wait_until(
             lambda: all(streaming.lifecycle(robot) is Lifecycle.STOPPED for robot in ROBOTS), "stop"
         )
