@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import signal
 import subprocess
 import time
@@ -118,6 +119,17 @@ class AgentProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
         assert self.process.wait(60) == 0, self.station.log("crowd")
+
+    @contextlib.contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """The system refuses what it writes to any file."""
+        assert self.process is not None
+        free = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        try:
+            yield
+        finally:
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, free)
 
     def entry(self, play: Play) -> dict[str, Any]:
         path = self.outbox / "plays" / f"{play.id}.json"
@@ -322,6 +334,21 @@ class Story:
         return play
 
 
+    def disk_full(self) -> None:
+        """No file of the agent's can grow: it does not begin what it could not keep."""
+        cafe = self.cafe
+        idle(self.robot, cafe)
+        with self.agent.full_disk():
+            play = cafe.start("task")
+            wait_until(lambda: cafe.row(play).state == "void", "the play being given up", 60)
+            told = cafe.told()
+            assert told["phase"] == "fault" and "the disk of the station is full" in told["fault"]
+            with pytest.raises(plays.PlayError, match="a hand of the staff"):
+                cafe.start("task")
+        wait_until(lambda: cafe.told()["phase"] == "idle", "room")
+        wait_until(lambda: self.agent.entry(play).get("state") == "done", "what was said then")
+
+
 @pytest.mark.slow
 def test_no_episode_is_lost(scene: tuple[SiteProcess, Scene], tmp_path: Path) -> None:
     site, cafe = scene
@@ -331,6 +358,7 @@ def test_no_episode_is_lost(scene: tuple[SiteProcess, Scene], tmp_path: Path) ->
         wait_until(lambda: cafe.told().get("phase") == "idle", "the agent's heartbeat", 60)
         for act in (story.tutorial, story.site_dies, story.agent_dies):
             story.play(act)
+        story.disk_full()
         story.agent.end()
         assert not list((story.agent.outbox / "episodes").glob("*.hdf5*"))
     with cafe.database.read() as tx:
