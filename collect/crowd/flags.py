@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from collect.crowd import savitzky_golay, scoring
+from collect.crowd import savitzky_golay
 from robot_stack.episode import Episode
 from robot_stack.types import Difference
 
@@ -48,15 +48,15 @@ class Flag:
     about: str = ""
 
 
-def find_flags(episode: Episode, par_s: float | None = None) -> list[Flag]:
-    """Flags in order of their rows, 200 at most. ``par_s`` is the task's usual time."""
+def find_flags(episode: Episode, least_s: float = 0.0) -> list[Flag]:
+    """Flags in order of their rows, 200 at most. What takes less than ``least_s`` is short."""
     rows = len(episode)
     if rows == 0:
         return []
     rate = episode.schema.rate_hz
     gap = math.ceil(GAP_S * rate)
     found = [
-        *_short(rows, rate, par_s),
+        *_short(rows, rate, least_s),
         *_jerks(episode, rate, gap),
         *_idle(episode, rate),
         *_drops(episode, rate, gap),
@@ -80,9 +80,9 @@ def derivative(values: Array, rate: float, order: int) -> Array:
     return result
 
 
-def _short(rows: int, rate: float, par_s: float | None) -> Iterator[Flag]:
+def _short(rows: int, rate: float, least_s: float) -> Iterator[Flag]:
     seconds = rows / rate
-    if seconds < max(SHORT_S, scoring.SHORTEST * (par_s or 0.0)):
+    if seconds < max(SHORT_S, least_s):
         yield Flag("short", 0, rows - 1, seconds)
 
 

@@ -1,10 +1,9 @@
 """Videos of plays for the review desk: made one at a time beside the site, from the HDF5 file.
 
 A request asks a bounded queue and is told to come back; a thread takes plays from it and has each
-made by a process of its own (`collect.crowd.video_process`), of lowest priority and killed with
-the site: a damaged file can't hurt the site, and a robot on the same computer doesn't notice. All
-worker processes of a site share one lock, so one video is made at a time. The videos of a play
-appear as a whole directory, or not at all.
+made apart (`collect.crowd.apart`), with lowest priority: a damaged file can't hurt the site, and a
+robot on the same computer doesn't notice. All worker processes of a site share one lock, so one
+video is made at a time. The index of a play's videos comes last: they are all there, or none is.
 """
 
 from __future__ import annotations
@@ -12,19 +11,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import queue
 import re
 import shutil
-import subprocess
-import sys
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from collect.crowd import apart
+from collect.crowd.apart import UnreadableError
 from collect.crowd.log import log
 from robot_stack.errors import RobotStackError
 
@@ -33,7 +32,7 @@ __all__ = ["INDEX", "Index", "QueueFullError", "VideoMaker", "folder", "forget",
 State = Literal["ready", "making", "failed"]
 PLAY_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 INDEX = "index.json"
-LIMIT_S = 1200.0  # of one play: twenty minutes of four cameras, several times over
+FILE = re.compile(r"[0-9]{1,3}\.mp4")
 POLL_S = 0.2
 FAILED_S = 600.0  # then it may be tried again
 MOST_FAILURES = 256
@@ -64,6 +63,17 @@ class Index:
     rows: int
     cameras: dict[str, str]
 
+    @classmethod
+    def read(cls, text: bytes | str) -> Index:
+        """What another process has written; ValueError if no index can be that."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("an index is a mapping")
+        cameras = {str(camera): str(name) for camera, name in values["cameras"].items()}
+        if not all(map(FILE.fullmatch, cameras.values())):
+            raise ValueError(f"videos are called 0.mp4 and so on, not {list(cameras.values())}")
+        return cls(float(values["rate_hz"]), int(values["step"]), int(values["rows"]), cameras)
+
 
 def folder(media: Path, play_id: str) -> Path:
     """Where a play's videos are; ValueError for what is no play's id."""
@@ -75,16 +85,25 @@ def folder(media: Path, play_id: str) -> Path:
 def index_of(media: Path, play_id: str) -> Index | None:
     """What videos of a play there are; None while there are none."""
     try:
-        values = json.loads((folder(media, play_id) / INDEX).read_text())
+        text = (folder(media, play_id) / INDEX).read_text()
     except FileNotFoundError:
         return None
-    return Index(**values)
+    return Index.read(text)
 
 
 def forget(media: Path, play_id: str) -> None:
-    """Delete a play's videos. One that is being made is deleted when it is done: erase first."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder(media, play_id))
+    """Delete a play's videos and its view (see `views`). What is being made is deleted when it is
+    done: erase first."""
+    where = folder(media, play_id)
+    for last in (False, False, True):
+        try:
+            shutil.rmtree(where)
+        except FileNotFoundError:  # or one of its files got its name this moment
+            if not where.exists():
+                return
+        except OSError:  # something was put there meanwhile
+            if last:
+                raise
 
 
 class VideoMaker:
@@ -161,9 +180,12 @@ class VideoMaker:
             shutil.rmtree(part, ignore_errors=True)  # of one who was killed
             part.mkdir()
             try:
-                if not self._wanted(play_id) or not self._encode(play_id, episode, part):
+                index = self._encode(play_id, episode, part) if self._wanted(play_id) else None
+                if index is None:
                     return self._stopping.is_set()
-                part.rename(goal)
+                goal.mkdir(exist_ok=True)
+                for name in (*index.cameras.values(), INDEX):
+                    (part / name).replace(goal / name)
                 self._prune(goal.parent)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
@@ -183,30 +205,21 @@ class VideoMaker:
         for path in made[self._keep :]:
             forget(self._media, path.name)
 
-    def _encode(self, play_id: str, episode: Path, part: Path) -> bool:
-        command = [sys.executable, "-m", "collect.crowd.video_process", str(episode), str(part)]
-        with subprocess.Popen(
-            [*command, str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                deadline = time.monotonic() + LIMIT_S
-                while process.poll() is None:
-                    if self._stopping.is_set() or time.monotonic() > deadline:
-                        process.kill()
-                        return False
-                    self._stopping.wait(POLL_S)
-            finally:
-                process.kill()
-            assert process.stderr is not None
-            if process.returncode:
-                lines = process.stderr.read().strip().splitlines()
-                said = lines[-1] if lines else f"exit status {process.returncode}"
-                log.error("a video could not be made", play=play_id, error=said)
-        return process.returncode == 0
+    def _encode(self, play_id: str, episode: Path, part: Path) -> Index | None:
+        """The videos are in ``part``, with their index; None when there are none to be had."""
+        try:
+            said = apart.run(apart.VIDEOS, episode, part, stopping=self._stopping)
+            if said is None:
+                return None
+            index = Index.read(said)
+            for name in index.cameras.values():
+                if not stat.S_ISREG((part / name).lstat().st_mode):
+                    raise ValueError(f"{name} is no file")
+            (part / INDEX).write_text(json.dumps(asdict(index)))
+        except UnreadableError as error:
+            log.error("a video could not be made", play=play_id, error=error.said)
+            return None
+        return index
 
     @contextlib.contextmanager
     def _turn(self, where: Path) -> Iterator[bool]:

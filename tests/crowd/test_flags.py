@@ -35,9 +35,9 @@ def changed(made, tmp_path):
     return copy
 
 
-def flags(path, par_s=None):
+def flags(path, least_s=0.0):
     with Episode.open(path) as episode:
-        found = find_flags(episode, par_s)
+        found = find_flags(episode, least_s)
     return {kind: [one for one in found if one.kind == kind] for kind in {f.kind for f in found}}
 
 
@@ -109,8 +109,8 @@ def test_near_collisions_are_found_and_those_close_by_are_one(changed):
 
 
 def test_short_is_short_for_the_task(made):
-    assert "short" not in flags(made, par_s=50.0)
-    (short,) = flags(made, par_s=80.0)["short"]
+    assert "short" not in flags(made, least_s=5.0)
+    (short,) = flags(made, least_s=8.0)["short"]
     assert (short.first_row, short.last_row, short.value) == (0, ROWS - 1, 6.0)
 
 

@@ -17,10 +17,12 @@ import pytest
 import structlog
 
 from collect import jpeg
+from collect.crowd import apart
 from collect.crowd.database import DatabaseBusyError
 from collect.crowd.log import configure
-from collect.crowd.tables import new_id
+from collect.crowd.tables import Task, new_id
 from collect.crowd.video import QueueFullError, VideoMaker, folder, forget, index_of
+from collect.crowd.views import BusyError, Views
 from robot_stack.episode import Episode
 from tests.collect.recorded import write_episode
 
@@ -122,7 +124,7 @@ def test_a_damaged_file_fails_leaves_nothing_and_says_why(episode, tmp_path, log
         assert settled(maker, play_id, damaged) == "failed"
     assert names(tmp_path / "media") == []
     said = [line for line in logged() if line.get("play") == play_id]
-    assert len(said) == 1 and said[0]["error"].startswith("EpisodeError: ")
+    assert len(said) == 1 and said[0]["error"].startswith("damaged.hdf5 is damaged: ")
 
 
 def test_a_database_that_is_away_costs_a_play_its_video_and_not_the_next_one(
@@ -185,12 +187,14 @@ def test_forgetting_takes_all_of_one_play_and_nothing_else(tmp_path):
         where = folder(tmp_path, play_id)
         where.mkdir(parents=True)
         (where / "0.mp4").write_bytes(b"x")
+        (where / "view.json").write_bytes(b"x")
         (where / "index.json").write_text(
             json.dumps({"rate_hz": 25.0, "step": 2, "rows": 4, "cameras": {"a": "0.mp4"}})
         )
     forget(tmp_path, ids[0])
     forget(tmp_path, ids[0])
     assert index_of(tmp_path, ids[0]) is None
+    assert not folder(tmp_path, ids[0]).exists()
     assert index_of(tmp_path, ids[1]).cameras == {"a": "0.mp4"}
     for wrong in ("../crowd", "..", "", ids[1] + "/..", ids[1].upper()):
         with pytest.raises(ValueError):
@@ -211,6 +215,37 @@ def test_old_videos_make_room_for_new_ones(episode, tmp_path):
     assert {p.name for p in (tmp_path / "review").iterdir()} == {".lock", play_id, old[2]}
 
 
+def test_a_view_is_made_once_of_a_file_and_task_and_leaves_the_videos_alone(
+    episode, tmp_path, monkeypatch
+):
+    mine = tmp_path / "mine.hdf5"
+    mine.write_bytes(episode.read_bytes())
+    play_id, views = new_id(), Views(tmp_path, lambda _: True)
+    with VideoMaker(tmp_path, 2, lambda _: True).running() as maker:
+        first = views.of(play_id, mine, None)
+        assert first["rows"] == ROWS
+        assert settled(maker, play_id, mine) == "ready", "a view is in the way of the videos"
+    program = apart.PROGRAM
+    monkeypatch.setattr(apart, "PROGRAM", ("/nowhere",))  # who reads once more fails
+    assert Views(tmp_path, lambda _: True).of(play_id, mine, None) == first
+    assert index_of(tmp_path, play_id) is not None
+    with pytest.raises(BusyError):
+        views.of(play_id, mine, Task(par_s=30.0))  # another time is too short
+    monkeypatch.setattr(apart, "PROGRAM", program)
+    mine.write_bytes(episode.read_bytes()[:9000])
+    with pytest.raises(apart.UnreadableError):
+        views.of(play_id, mine, None)
+    assert views.trouble(play_id, mine) == "damaged"
+    mine.write_bytes(episode.read_bytes())
+    assert views.trouble(play_id, mine) is None
+    assert views.of(play_id, mine, None) == first
+
+
+def test_a_view_of_what_was_erased_meanwhile_is_not_kept(episode, tmp_path):
+    Views(tmp_path, lambda _: False).of(new_id(), episode, None)
+    assert names(tmp_path) == []
+
+
 SITE = """
 import sys, threading
 from pathlib import Path
@@ -228,7 +263,7 @@ def processes_about(path):
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"collect.crowd.video_process" in words and str(path).encode() in words:
+            if b"collect.crowd.apart_process" in words and str(path).encode() in words:
                 found.append(int(entry.name))
     return found
 

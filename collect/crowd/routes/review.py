@@ -10,25 +10,25 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Form, Path, Request
+from fastapi import APIRouter, BackgroundTasks, FastAPI, Form, Path, Request
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from collect.crowd import review, segments, video
+from collect.crowd.apart import UnreadableError
 from collect.crowd.deps import CurrentReviewer, CurrentSite, Db
 from collect.crowd.i18n import choose_language
 from collect.crowd.ranges import FileRange
 from collect.crowd.review import ReviewError
-from collect.crowd.review_data import episode_file, episode_view, rows_of
 from collect.crowd.routes.staff_people import Id
 from collect.crowd.segments import QUALITIES, SegmentError
 from collect.crowd.site import Site
 from collect.crowd.tables import GoldPlay, Play, Review, ReviewVerdict, Staff, Task, TaskText
 from collect.crowd.templating import render
 from collect.crowd.video import QueueFullError, VideoMaker
-from robot_stack.errors import EpisodeError
+from collect.crowd.views import BusyError, Views, episode_file
 
 __all__ = ["may_look", "router"]
 
@@ -57,6 +57,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(maker.running())
         app.state.videos = maker
+        app.state.views = Views(site.config.media, wanted)
         try:
             yield
         finally:
@@ -88,7 +89,9 @@ def desk(request: Request, db: Db, staff: CurrentReviewer) -> Response:
 
 
 @router.post("/staff/review/next")
-def take_next(request: Request, site: CurrentSite, staff: CurrentReviewer) -> Response:
+def take_next(
+    request: Request, site: CurrentSite, staff: CurrentReviewer, afterwards: BackgroundTasks
+) -> Response:
     """Have the next play assigned, for half an hour, and go there."""
     with site.database.begin() as tx:
         play = review.next_play(tx, staff, site.config.review)
@@ -96,10 +99,12 @@ def take_next(request: Request, site: CurrentSite, staff: CurrentReviewer) -> Re
         return RedirectResponse("/staff/review", status_code=303)
     with site.database.read() as tx:
         after = review.upcoming(tx, staff, play, site.config.review)
-    for one in (play, after):  # the next one's videos are there when this one is done
+    for one in (play, after):  # what there is to see of the next is there when this one is done
         if one is not None:
             with contextlib.suppress(HTTPException):  # the page asks again
                 _ask(request, site, one)
+    if after is not None:
+        afterwards.add_task(_prepare, request, site, after)
     return RedirectResponse(f"/staff/review/{play.id}", status_code=303)
 
 
@@ -127,11 +132,11 @@ def commit_review(
         play, mine = may_look(tx, play_id, staff)
     if mine is None:
         raise HTTPException(403, "take a play from the queue to review it")
-    path = episode_file(site.config, play)
     try:
-        rows = 0 if path is None else rows_of(path)
-    except EpisodeError:
-        rows = 0
+        view = _view(request, site, play)
+    except UnreadableError:
+        view = None
+    rows = 0 if view is None else view["rows"]
     try:
         said = segments.parse(segment_lines)
         with site.database.begin() as tx:
@@ -164,18 +169,20 @@ def commit_review(
 
 
 @router.get("/api/staff/review/{play_id}")
-def review_data(site: CurrentSite, staff: CurrentReviewer, play_id: Id) -> Response:
-    """What `review.js` draws (see `collect.crowd.review_data.episode_view`)."""
+def review_data(
+    request: Request, site: CurrentSite, staff: CurrentReviewer, play_id: Id
+) -> Response:
+    """What `review.js` draws (see `collect.crowd.review_data.episode_view`). 503 when many other
+    plays are opened at this moment."""
     with site.database.read() as tx:
         play, _ = may_look(tx, play_id, staff)
-        task = None if play.task_id is None else tx.get(Task, play.task_id)
-    path = episode_file(site.config, play)
-    if path is None:
-        raise HTTPException(404, "the episode's file is not there")
     try:
-        return JSONResponse(episode_view(path, None if task is None else task.par_s))
-    except (EpisodeError, ValueError) as error:  # or it has numbers that JSON has not
-        raise HTTPException(404, "the episode's file is damaged") from error
+        view = _view(request, site, play)
+    except UnreadableError as error:
+        raise HTTPException(404, str(error)) from error
+    if view is None:
+        raise HTTPException(404, "the episode's file is not there")
+    return JSONResponse(view)
 
 
 @router.get(
@@ -231,11 +238,37 @@ def _ask(request: Request, site: Site, play: Play) -> video.State:
     path = episode_file(site.config, play)
     if path is None:
         return "failed"
+    views: Views = request.app.state.views
     maker: VideoMaker = request.app.state.videos
     try:
+        if views.trouble(play.id, path) is not None:
+            return "failed"
         return maker.ask(play.id, path)
+    except FileNotFoundError:  # erased this moment
+        return "failed"
     except QueueFullError as error:
         raise HTTPException(503, str(error), headers={"retry-after": str(error.retry_s)}) from error
+
+
+def _view(request: Request, site: Site, play: Play) -> dict[str, Any] | None:
+    """What there is to draw of a play; None without its file. UnreadableError."""
+    path = episode_file(site.config, play)
+    if path is None:
+        return None
+    with site.database.read() as tx:
+        task = None if play.task_id is None else tx.get(Task, play.task_id)
+    views: Views = request.app.state.views
+    try:
+        return views.of(play.id, path, task)
+    except FileNotFoundError:  # erased this moment
+        return None
+    except BusyError as error:
+        raise HTTPException(503, str(error), headers={"retry-after": str(error.retry_s)}) from error
+
+
+def _prepare(request: Request, site: Site, play: Play) -> None:
+    with contextlib.suppress(HTTPException, UnreadableError):  # the page says it
+        _view(request, site, play)
 
 
 def _page(
@@ -246,8 +279,10 @@ def _page(
     problem: str | None = None,
     typed: dict[str, str] | None = None,
 ) -> Response:
+    views: Views = request.app.state.views
     with site.database.read() as tx:
         play, mine = may_look(tx, play_id, staff)
+        path = episode_file(site.config, play)
         language = choose_language(request, None)
         text = None if play.task_id is None else tx.get(TaskText, (play.task_id, language))
         subtasks = review.subtasks_of(tx, play)
@@ -277,7 +312,8 @@ def _page(
             typed=typed,
             problem=problem,
             editable=mine is not None and not done,
-            file_there=episode_file(site.config, play) is not None,
+            file_there=path is not None,
+            trouble=None if path is None else views.trouble(play_id, path),
             others=others if admin and (done or (mine is None and over)) else None,
             verdict=verdict,
             gold=tx.get(GoldPlay, play_id) if admin else None,

@@ -6,10 +6,15 @@ review desk, for videos, for an export. A file that leads out of itself is not f
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import io
+import json
 import os
+import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +24,8 @@ import httpx
 import numpy as np
 import pytest
 
-from collect.crowd import export_files, files, video_process
+from collect.crowd import apart, export_files, files, video, video_process, views
+from collect.crowd.apart import UnreadableError
 from collect.crowd.export_files import Identity, LeftOutError
 from collect.crowd.tables import Play
 from collect.crowd.untrusted import MOST_BYTES, open_untrusted
@@ -309,3 +315,173 @@ def test_numbers_that_json_has_not_are_no_mistake_of_the_site(world: World) -> N
             file.attrs["rate_hz"] = rate
         answer = world.as_("admin").get(f"/api/staff/review/{world.ada_play.id}")
         assert answer.status_code in (200, 404), (rate, answer.text)
+
+
+# -- what is done to who reads it ------------------------------------------------------------------
+
+HURT = """
+import ctypes, json, os, resource, sys, time
+import h5py
+from robot_stack.errors import EpisodeError
+
+def crash(*_, **__):
+    ctypes.string_at(0)
+
+def spin(*_, **__):
+    while True:
+        pass
+
+def wait(*_, **__):
+    while not os.path.exists(__file__ + ".go"):
+        time.sleep(0.02)
+    os._exit(1)
+
+def hoard(*_, **__):
+    bytearray(8 << 30)
+
+def tell(*_, **__):
+    kinds = ("CORE", "AS", "FSIZE", "CPU")
+    raise EpisodeError(json.dumps({k: resource.getrlimit(getattr(resource, "RLIMIT_" + k))
+                                   for k in kinds}))
+
+def say(*_, **__):
+    os.write(1, b"%s")
+    os._exit(0)
+
+h5py.File = %s
+from collect.crowd.apart_process import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+Hurt = Callable[..., Path]
+
+
+@pytest.fixture
+def hurt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hurt:
+    """``hurt("crash")``: from now on, that is what becomes of who opens a file. Its program."""
+
+    def begin(how: str, said: str = "") -> Path:
+        script = tmp_path / f"{how}.py"
+        script.write_text(HURT % (said, how))
+        monkeypatch.setattr(apart, "PROGRAM", (sys.executable, str(script)))
+        limits = dataclasses.replace(apart.VIEW.limits, cpu_s=1, wall_s=60.0)
+        if how == "wait":
+            limits = dataclasses.replace(limits, wall_s=0.5)
+        monkeypatch.setattr(apart, "VIEW", apart.Job("view", limits))
+        return script
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("how", "said", "shown"),
+    [
+        ("crash", "crashed", "What opened its file crashed"),
+        ("spin", "too long", "took too long and was stopped"),
+        ("wait", "too long", "took too long and was stopped"),
+        ("hoard", "damaged", "is damaged and can&#39;t be read"),
+    ],
+)
+def test_what_a_file_does_to_who_reads_it_is_told_and_the_site_goes_on(
+    how: str,
+    said: str,
+    shown: str,
+    world: World,
+    hurt: Hurt,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    admin, where = world.as_("admin"), f"/staff/review/{world.ada_play.id}"
+    assert shown not in admin.get(where).text
+    hurt(how)
+    answer = admin.get(f"/api{where}")
+    assert answer.status_code == 404
+    assert said in answer.json()["message"]
+    assert world.as_("nobody").get("/health").status_code == 200
+    assert shown in admin.get(where).text
+    # It has hurt once; it isn't asked again for the next reviewer, nor for videos.
+    monkeypatch.setattr(apart, "PROGRAM", ("/nowhere",))
+    assert said in admin.get(f"/api{where}").json()["message"]
+    assert admin.get(f"/api{where}/video").json()["state"] == "failed"
+    # After a while it is, as it may have been the computer's fault.
+    monkeypatch.undo()
+    monkeypatch.setattr(views, "RETRY_S", 0.0)
+    assert admin.get(f"/api{where}").status_code == 200
+    assert shown not in admin.get(where).text
+
+
+def test_while_a_file_is_read_that_hangs_others_are_answered_and_few_wait(
+    world: World, hurt: Hurt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = hurt("wait")
+    limits = dataclasses.replace(apart.VIEW.limits, wall_s=60.0)
+    monkeypatch.setattr(apart, "VIEW", apart.Job("view", limits))
+    monkeypatch.setattr(views, "AT_ONCE", 1)
+    monkeypatch.setattr(views, "PATIENCE_S", 0.0)
+    first, second = world.as_("admin"), world.as_("admin")
+    shelf: views.Views = world.app.state.views
+    answers: list[httpx.Response] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(first.get(f"/api/staff/review/{world.ada_play.id}"))
+    )
+    thread.start()
+    try:
+        deadline = time.monotonic() + 60.0
+        while not shelf._open:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert second.get("/health").status_code == 200
+        turned_away = second.get(f"/api/staff/review/{world.bob_play.id}")
+        assert not answers, "the site stood still"
+    finally:
+        Path(f"{script}.go").touch()
+        thread.join()
+    for answer in (turned_away, *answers):  # the first process failed of itself in the end
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    assert "crashed" not in second.get(f"/staff/review/{world.ada_play.id}").text
+
+
+def test_who_reads_a_file_has_limits_and_leaves_no_core(world: World, hurt: Hurt) -> None:
+    hurt("tell")
+    with pytest.raises(UnreadableError) as caught:
+        apart.run(apart.VIEW, world.config.episodes / str(world.ada_play.file))
+    had, limits = json.loads(caught.value.said), apart.VIEW.limits
+    assert had["CORE"] == [0, 0]
+    assert had["AS"] == [limits.memory] * 2 and limits.memory < 2 << 30
+    assert had["FSIZE"] == [limits.written] * 2
+    assert had["CPU"][0] == limits.cpu_s
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "",
+        "[]",
+        "[" * 5000,
+        '{"rows": -1, "rate_hz": 50.0}',
+        '{"rows": true, "rate_hz": 50.0}',
+        '{"rows": 99999999999, "rate_hz": 50.0}',
+        '{"rows": 5, "rate_hz": NaN}',
+        '{"rows": 5, "rate_hz": 1e999}',
+        '{"rows": 5, "rate_hz": "50"}',
+    ],
+)
+def test_what_a_process_says_that_a_file_has_taken_over_is_looked_at(said: str) -> None:
+    with pytest.raises(UnreadableError):
+        views._checked(said.encode())
+
+
+def test_a_process_that_a_file_has_taken_over_names_no_file_of_the_site(
+    world: World, hurt: Hurt, tmp_path: Path
+) -> None:
+    index = {"rate_hz": 25.0, "step": 2, "rows": 6}
+    for name in ("../../crowd.key", "/etc/passwd", "index.json", "0.mp4/x"):
+        with pytest.raises(ValueError, match="called"):
+            video.Index.read(json.dumps({**index, "cameras": {"cam_high": name}}))
+    maker = video.VideoMaker(tmp_path, 2, lambda _: True)
+    (tmp_path / "part").mkdir()
+    said = json.dumps({**index, "cameras": {"cam_high": "0.mp4"}})
+    hurt("say", said.replace('"', '\\"'))
+    (tmp_path / "part/0.mp4").symlink_to(tmp_path / "crowd.key")
+    with pytest.raises(ValueError, match="no file"):
+        maker._encode(world.ada_play.id, tmp_path, tmp_path / "part")
