@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import ipaddress
 import os
 import re
@@ -172,7 +173,7 @@ class CrowdConfig:
                 raise ValueError(f"trusted_proxies: {network} would let anybody choose its address")
         if not self.languages:
             raise ValueError("languages must name at least one, for example [en, de]")
-        if self.zone not in zoneinfo.available_timezones():
+        if self.zone not in _zones():
             raise ValueError(
                 f"zone {self.zone!r} is not a time zone; name one as Europe/Berlin or UTC"
             )
@@ -186,6 +187,12 @@ class CrowdConfig:
     def host(self) -> str:
         """What the Host header must say."""
         return urlsplit(self.origin).netloc
+
+
+@functools.cache
+def _zones() -> frozenset[str]:
+    """The names of all time zones: hundreds of files are looked at."""
+    return frozenset(zoneinfo.available_timezones())
 
 
 def split_bind(bind: str) -> tuple[str, int]:
