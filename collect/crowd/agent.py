@@ -112,7 +112,7 @@ class StationAgent:
         link = SiteLink(pairing.site, pairing.token, ca)
         self._state = self._snapshot(self._view.look())
         self.heart = Heart(link, self._heartbeat)
-        self.sync = Sync(link, outbox, pairing.station, shared)
+        self.sync = Sync(link, outbox, pairing.station, shared, say)
 
     def run(self, ending: Callable[[], bool]) -> None:
         """Work until ``ending()``; what is recorded then is kept, and told of the next time."""
@@ -294,6 +294,7 @@ class StationAgent:
         phase = "idle" if run is None else run.phase
         if fault is not None and (run is None or ended):
             phase = "fault"
+        waiting = self.outbox.entries("ended")
         tutorial = None
         if run is not None and run.order.kind == "tutorial":
             tutorial = {
@@ -315,7 +316,8 @@ class StationAgent:
             },
             "leaders_resting": seen.resting,
             "fault": None if fault is None else fault[:300],
-            "waiting": len(self.outbox.entries("ended")),
+            "waiting": len(waiting),
+            "unknown": sum(entry.unknown_at is not None for entry in waiting),
         }
 
     def _heartbeat(self) -> tuple[dict[str, Any], int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import queue
 import random
@@ -16,13 +17,14 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from collect.crowd.agent_messages import Answer, ResultAnswer
+from collect.crowd.agent_messages import LONGEST_AGO_S, Answer, ResultAnswer
 from collect.crowd.files import episode_path
-from collect.crowd.outbox import Entry, Outbox, Pairing
+from collect.crowd.outbox import KEPT_DONE_S, Entry, Outbox, Pairing
 from robot_stack.errors import ConfigError, RobotStackError
 
 __all__ = ["Heart", "SiteError", "SiteLink", "Sync", "pair"]
@@ -188,13 +190,19 @@ class Sync(_Worker):
     """Brings what has ended to the site, the oldest first, again and again until it is there."""
 
     def __init__(
-        self, link: SiteLink, outbox: Outbox, station: str, shared: Path | None = None
+        self,
+        link: SiteLink,
+        outbox: Outbox,
+        station: str,
+        shared: Path | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
         super().__init__("sync")
         self._link = link
         self._outbox = outbox
         self._station = station
         self._shared = shared
+        self._say = say
         self._pause_s = SHORTEST_S
         self._refused: dict[str, tuple[float, str]] = {}  # by play: when to try again, and why
 
@@ -228,10 +236,10 @@ class Sync(_Worker):
 
     def _tell(self, entry: Entry) -> None:
         """Everything of one play; SiteError when something is missing still."""
-        report = {**entry.result, "ended_ago_s": entry.ago_s}
+        report = {**entry.result, "ended_ago_s": min(entry.ago_s, LONGEST_AGO_S)}
         path = f"/api/station/play/{entry.play}"
         file = entry.file if entry.result["rows"] else None  # what is damaged stays here
-        if self._shared is not None and file is not None:
+        if self._shared is not None and file is not None and entry.unknown_at is None:
             report["file"] = self._share(entry.play, file, self._shared)
         told = self._link.post(f"{path}/result", report, PATIENT_S)  # it reads the shared file
         answer = ResultAnswer.model_validate(told)
@@ -241,10 +249,29 @@ class Sync(_Worker):
             answer = ResultAnswer.model_validate(told)
         if answer.file == "wanted":
             raise SiteError(409, "the site wants a file that is not here")
-        if answer.file == "erased" and self._shared is not None:
+        if answer.file in ("erased", "unknown") and self._shared is not None:
             (self._shared / episode_path(self._station, entry.play)).unlink(missing_ok=True)
+        if answer.file == "unknown":
+            self._unknown(entry)
         # What the site does not want, as nothing is in it or it is damaged, stays here for a while.
         self._outbox.done(entry, keep=answer.file == "none")
+
+    def _unknown(self, entry: Entry) -> None:
+        """SiteError as long as what the site does not know is kept. Its database was brought back
+        from a backup: a later one may know the play. If none comes, nobody can say any more whose
+        recording it is and what they have agreed to."""
+        now = time.time()
+        what = "nothing was recorded" if entry.file is None else self._outbox.episodes / entry.file
+        if entry.unknown_at is None:
+            entry = replace(entry, unknown_at=now)
+            self._outbox.keep(entry)
+            self._say(f"play {entry.play} is not known to the site (any more?): {what}")
+        assert entry.unknown_at is not None
+        left_s = entry.unknown_at + KEPT_DONE_S - now
+        if left_s > 0:
+            days = math.ceil(left_s / 86400)
+            raise SiteError(404, f"the site does not know it; in {days} days it goes: {what}")
+        self._say(f"play {entry.play} was removed: the site has not known it for long: {what}")
 
     def _share(self, play: str, file: str, shared: Path) -> str:
         """Put the episode where the site looks for it; the name that it has there."""

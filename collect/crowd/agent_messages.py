@@ -15,6 +15,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 __all__ = [
+    "LONGEST_AGO_S",
     "LONGEST_PLAY_S",
     "TUTORIAL_STEPS",
     "Answer",
@@ -42,9 +43,10 @@ PlayId = Annotated[
 ]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Word = Annotated[str, StringConstraints(max_length=64)]
-Seconds = Annotated[float, Field(ge=0.0, le=31_536_000.0, allow_inf_nan=False)]
 Number = Annotated[float, Field(ge=0.0, le=1e9, allow_inf_nan=False)]
 LONGEST_PLAY_S = 900
+LONGEST_AGO_S = 31_536_000.0
+Seconds = Annotated[float, Field(ge=0.0, le=LONGEST_AGO_S, allow_inf_nan=False)]
 
 
 class _Said(BaseModel):
@@ -81,7 +83,8 @@ class Ended(_Said):
 
 
 class State(_Said):
-    """What an agent says of itself twice a second. ``n`` counts within a process, ``boot``."""
+    """What an agent says of itself twice a second. ``n`` counts within a process, ``boot``. Of the
+    plays that are ``waiting`` the site does not know ``unknown``."""
 
     phase: Phase
     play: PlayId | None = None
@@ -94,6 +97,7 @@ class State(_Said):
     fault: Annotated[str, StringConstraints(max_length=300)] | None = None
     ended: Ended | None = None
     waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    unknown: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     boot: Word
     n: Annotated[int, Field(ge=0, le=2**53)]
     t: Word = ""
@@ -174,6 +178,8 @@ class ResultReport(_Said):
 
 class ResultAnswer(_Said):
     """What the site does about the file: it wants it, has it, wants none of it (nothing was
-    recorded), or the play was erased and the station's own copy must go."""
+    recorded), or the play was erased and the station's own copy must go. ``unknown``: it knows no
+    such play, as after its database was brought back from a backup; nobody can say who has agreed
+    to what of it, so the station keeps it for a while and removes it then."""
 
-    file: Literal["wanted", "here", "none", "erased"]
+    file: Literal["wanted", "here", "none", "erased", "unknown"]

@@ -90,13 +90,16 @@ def erase(
 
 def erase_again(tx: Session, tombstone: Tombstone) -> bool:
     """Erase what a tombstone of elsewhere names: a database that was brought back from a backup has
-    it still. False when there is nothing of it, or nothing any more."""
+    it still. False when there is nothing of it, or nothing any more; a station that has a play that
+    this database does not know is told that it was erased."""
     if tombstone.kind == "participant":
         row = tx.get(Participant, tombstone.id)
         return row is not None and erase(tx, row, reason=tombstone.reason, now=tombstone.erased_at)
     play = tx.get(Play, tombstone.id)
-    found = [] if play is None else [play]
-    return bool(forget_plays(tx, found, reason=tombstone.reason, now=tombstone.erased_at))
+    if play is None:
+        tx.merge(tombstone)
+        return False
+    return bool(forget_plays(tx, [play], reason=tombstone.reason, now=tombstone.erased_at))
 
 
 def withdraw(

@@ -54,7 +54,8 @@ class Entry:
 
     ``ended_at`` is of this computer's clock, for differences only. ``result`` is the report without
     the times; ``file`` the episode, relative to the episodes' directory: of a play that is done,
-    what the site did not want of it.
+    what the site did not want of it. ``unknown_at``: when the site first said that it does not know
+    the play.
     """
 
     play: str
@@ -63,6 +64,7 @@ class Entry:
     ended_at: float | None = None
     result: dict[str, Any] = field(default_factory=dict)
     file: str | None = None
+    unknown_at: float | None = None
 
     @property
     def ago_s(self) -> float:

@@ -250,12 +250,10 @@ def test_a_disk_that_is_nearly_full_begins_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_no_agent(
-    http_site: tuple[str, list[dict[str, Any]]], tmp_path: Path
-) -> None:
+def test_a_full_disk_ends_no_agent(http_site: tuple[str, type[_Site]], tmp_path: Path) -> None:
     """No file of the agent's can grow, its log neither. It tells of a play that was cut off, and
     goes on by itself when there is room again."""
-    site, beats = http_site
+    site, beats = http_site[0], http_site[1].beats
     outbox = Outbox(tmp_path / "o")
     outbox.pair(Pairing(site, "cafe", "secret"))
     outbox.put(Entry(PLAY, "begun", START))
@@ -404,13 +402,17 @@ class _Site(http.server.BaseHTTPRequestHandler):
     """A site that wants nothing: hears heartbeats and results."""
 
     beats: list[dict[str, Any]]
+    results: list[dict[str, Any]]
+    file = "none"
 
     def do_POST(self) -> None:
         told = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        answer: dict[str, Any] = {"file": "none"}
         if self.path.endswith("/heartbeat"):
             self.beats.append(told["state"])
-            answer = {"fence": 0, "lease": None, "orders": []}
+            answer: dict[str, Any] = {"fence": 0, "lease": None, "orders": []}
+        else:
+            self.results.append(told)
+            answer = {"file": self.file}
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
@@ -422,13 +424,13 @@ class _Site(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def http_site() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A site on this computer, and the states that it hears of."""
-    handler = type("Handler", (_Site,), {"beats": []})
+def http_site() -> Iterator[tuple[str, type[_Site]]]:
+    """A site on this computer, and what it hears of."""
+    handler = type("Handler", (_Site,), {"beats": [], "results": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", handler.beats
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler
     server.shutdown()
     thread.join(30)
     server.server_close()
@@ -494,3 +496,60 @@ def test_an_answer_that_is_none_and_a_disk_that_fails_end_no_sync(
     finally:
         sync.close()
     assert outbox.get(PLAY) is None
+
+
+def test_what_the_site_does_not_know_is_kept_for_a_month_and_told_of(
+    http_site: tuple[str, type[_Site]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database was brought back from a backup. One play is known again with a later one; of the
+    other nothing stays, neither here nor in the directory that is shared with the site."""
+    for pause in ("LONGEST_S", "REFUSED_S"):
+        monkeypatch.setattr(agent_link, pause, 0.02)
+    site, handler = http_site
+    handler.file = "unknown"
+    outbox = Outbox(tmp_path / "o")
+    plays = [new_id(), new_id()]
+    years = 60 * 31_536_000.0  # a clock without a battery
+    for play, ago_s in zip(plays, (0.0, years), strict=True):
+        outbox.put(ended(play, time.time() - ago_s, f"{play}.hdf5"))
+        (outbox.episodes / f"{play}.hdf5").write_bytes(b"x")
+    (tmp_path / "shared").mkdir()
+    said: list[str] = []
+    sync = Sync(SiteLink(site, "t"), outbox, "cafe", tmp_path / "shared", said.append)
+
+    def until(met: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30.0
+        while not met():
+            assert time.monotonic() < deadline, (sync.trouble, said, outbox.entries())
+            time.sleep(0.01)
+
+    def files() -> set[str]:
+        return {path.name for path in tmp_path.rglob("*.hdf5")}
+
+    def waiting() -> set[str]:
+        return {entry.play for entry in outbox.entries("ended")}
+
+    sync.start()
+    try:
+        until(lambda: len(handler.results) > 4)
+        assert "does not know it; in 30 days it goes" in str(sync.trouble)
+        assert [[play in line for play in reversed(plays)] for line in said] == [
+            [True, False],
+            [False, True],
+        ], "each is named once"
+        assert [*(tmp_path / "shared").rglob("*.hdf5")] == [], "nobody there would remove it"
+        assert max(told["ended_ago_s"] for told in handler.results) < years, "the site takes years"
+        assert waiting() == set(plays) and len(files()) == 2
+        old = outbox.get(plays[0])
+        assert old is not None and old.unknown_at is not None
+        assert Outbox(tmp_path / "o").get(plays[0]) == old, "counted from the first time"
+        outbox.put(replace(old, unknown_at=time.time() - KEPT_DONE_S - 1))
+        until(lambda: waiting() == {plays[1]})
+        assert files() == {f"{plays[1]}.hdf5"}
+        assert plays[0] in said[2] and "was removed" in said[2]
+        handler.file = "here"
+        until(lambda: not waiting())
+        assert files() == set() and len(said) == 3
+        until(lambda: sync.trouble is None)
+    finally:
+        sync.close()

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from collect.crowd import ledger, plays, standings, stations
+from collect.crowd import data_rights, ledger, plays, standings, stations
 from collect.crowd.agent import checked_order
 from collect.crowd.app import create_app
 from collect.crowd.config import CrowdConfig
 from collect.crowd.database import Database
 from collect.crowd.keys import SiteKey
 from collect.crowd.pairing import new_code
-from collect.crowd.tables import Participant, Play, Station, Tombstone
+from collect.crowd.tables import Participant, Play, Station, Tombstone, new_id
 from tests.crowd.browser import Browser
 
 Make = Callable[..., Any]
@@ -177,6 +177,24 @@ def test_a_play_of_another_station_is_not_there(
     assert other.result(play).status_code == 404
     assert other.file(play).status_code == 404
     assert now().metrics == {}
+
+
+def test_a_play_of_after_the_backup_is_not_known(
+    agent: Agent, browser: Browser, database: Database, config: CrowdConfig, make_staff: Make
+) -> None:
+    """The station is told so, staff too; nothing of it is taken."""
+    lost = Play(id=new_id())
+    for _ in range(2):
+        assert agent.result(lost).json() == {"file": "unknown"}
+    assert agent.file(lost).status_code == 404
+    assert leftovers(config) == []
+    browser.sign_in(staff=make_staff("operator"))
+    assert "knows nothing of" not in browser.get("/staff/stations").text
+    agent.heartbeat(waiting=3, unknown=2)
+    assert "knows nothing of: 2." in browser.get("/staff/stations").text
+    with database.begin() as tx:  # its owner had asked for that before the database was lost
+        assert not data_rights.erase_again(tx, Tombstone(id=lost.id, kind="play", reason="asked"))
+    assert agent.result(lost).json() == {"file": "erased"}
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", "x" * 1000])

@@ -105,6 +105,7 @@ def _page(request: Request, db: Db, problem: str | None = None, status: int = 20
                     "online": leases.online(station),
                     "phase": phase if phase in PHASES else None,
                     "fault": str(station.state.get("fault") or "")[:200],
+                    "unknown": int(station.state.get("unknown") or 0),
                     "who": None if who is None else public_name(who),
                     "running": leases.running(tx, station),
                     "queue": queue.length(tx, station),

@@ -94,6 +94,8 @@ def result(
 ) -> ResultAnswer:
     """What came of a play, and whether its file is wanted."""
     with db.read() as tx:
+        if tx.get(Play, play_id) is None and not plays.erased(tx, play_id):
+            return ResultAnswer(file="unknown")
         play = _play(tx, agent, play_id)
         if play is None:
             return ResultAnswer(file="erased")
