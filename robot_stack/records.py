@@ -161,6 +161,7 @@ STOP_DEVICE = np.dtype(
 ORDER = np.dtype(
     [
         ("seq", "<i8"),
+        ("expires_t_ns", "<i8"),  # not carried out later than this: whoever asked has given up
         ("kind", "u1"),
         ("mask", "u1", (32,)),  # TORQUE: joints that it concerns
         ("value", "<i8"),  # TORQUE: 1 on, 0 off

@@ -25,7 +25,6 @@ from .view import ArmView
 
 __all__ = ["ControlPlane", "Task"]
 
-REST_TOLERANCE = 0.2  # rad from the sleep pose at which torque may be taken away
 START_TIMEOUT_S = 30.0
 STOP_SEEN_S = 1.0
 
@@ -102,7 +101,7 @@ class ControlPlane:
             try:
                 yield from self.to_pose(group, "sleep")
                 for arm in powered:
-                    if arm.at_pose(arm.spec.sleep, REST_TOLERANCE):
+                    if arm.at_rest():
                         yield from arm.order(OrderKind.TORQUE, [True] * arm.spec.dof, 0)
                     if arm.tick()["torque"].any():
                         kept.append(f"{arm.name} is not at rest and keeps its torque")
@@ -256,15 +255,19 @@ class ControlPlane:
         joints = [bool(joint) for joint in body["joints"]]
         if len(joints) != arm.spec.dof:
             raise ControlPlaneError(f"{name} has {arm.spec.dof} joints, {len(joints)} were named")
-        if not on and arm.config.falls and not arm.at_pose(arm.spec.sleep, REST_TOLERANCE):
-            raise ControlPlaneError(
-                f"{name} would fall: torque is only taken away at the sleep pose; run "
-                f"`robot-stack sleep {self.station.station}` first"
-            )
+        self._must_not_fall(arm, on)
         yield from arm.order(OrderKind.TORQUE, joints, int(on))
         tick = arm.tick()
         if any(
             bool(is_on) != on for is_on, named in zip(tick["torque"], joints, strict=True) if named
         ):
+            self._must_not_fall(arm, on)  # it may have been moved while the order waited
             raise ControlPlaneError(f"{name} did not switch its torque: {arm.trouble(tick)}")
         return None
+
+    def _must_not_fall(self, arm: ArmView, on: bool) -> None:
+        if not on and arm.config.falls and not arm.at_rest():
+            raise ControlPlaneError(
+                f"{arm.name} would fall: torque is only taken away at the sleep pose; run "
+                f"`robot-stack sleep {self.station.station}` first"
+            )

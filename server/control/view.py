@@ -15,6 +15,8 @@ from robot_stack.shared_memory import Ring, RingWriter
 from robot_stack.spec import RobotSpec
 from robot_stack.types import Lifecycle
 
+from .orders import at_rest
+
 __all__ = ["ArmView"]
 
 ORDER_TIMEOUT_S = 10.0
@@ -64,34 +66,35 @@ class ArmView:
         tick = self.newest()
         return tick is not None and tick["lifecycle"] != Lifecycle.STARTING
 
-    def at_pose(self, pose: Sequence[float], tolerance: float) -> bool:
-        """Whether all arm joints (not grippers) are measured within ``tolerance`` of a pose."""
-        q = self.tick()["q"]
-        return all(
-            abs(q[i] - pose[i]) < tolerance
-            for i, joint in enumerate(self.spec.joints)
-            if joint.unit != "fraction"
-        )
+    def at_rest(self) -> bool:
+        """Whether it is measured at the sleep pose, where it does not fall without torque."""
+        return at_rest(self.spec, self.tick()["q"])
 
     def order(
         self, kind: OrderKind, joints: Sequence[bool] = (), value: int = 0
     ) -> Generator[None, None, None]:
-        """Give an order; yields until the arm process has carried it out."""
+        """Give an order; yields until the arm process has carried it out.
+
+        ControlPlaneError when it has not within 10 s; it will not do so later either.
+        """
         self._seq += 1
+        expires_ns = time.monotonic_ns() + int(ORDER_TIMEOUT_S * 1e9)
         record = np.zeros((), ORDER)
+        record["expires_t_ns"] = expires_ns
         record["seq"], record["kind"], record["value"] = self._seq, int(kind), value
         record["mask"][: len(joints)] = joints
         self._orders.publish(record)
-        deadline = time.monotonic() + ORDER_TIMEOUT_S
+        seq = self._seq
         while True:
             tick = self.newest()
-            if tick is not None and int(tick["order_done"]) >= self._seq:
-                return
-            if time.monotonic() > deadline:
+            # The clock after the tick: what expires there counts as done there, in a later tick.
+            if time.monotonic_ns() > expires_ns:
                 raise ControlPlaneError(
                     f"{self.name} did not carry out {kind.name} within {ORDER_TIMEOUT_S:g} s; see "
                     "`robot-stack status`"
                 )
+            if tick is not None and int(tick["order_done"]) >= seq:
+                return
             yield
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from robot_stack.config import load_station
 from robot_stack.records import command_record, mailbox_path
 from robot_stack.shared_memory import RingWriter
 from robot_stack.types import CommandMode, Lifecycle, RobotState, Source
-from server.control import arm_process
+from server.control import arm_process, orders, view
 from server.control.arm_process import ArmProcess
 from server.control.lease import LeaseTable
 
@@ -34,7 +34,7 @@ station: ideal
 robots:
   arm:
     driver: ideal_franka
-    falls: false
+    falls: {falls}
     options: {{address: 127.0.0.9, model: {model}}}
     {workspace}
 groups:
@@ -47,6 +47,7 @@ class IdealFranka(FrankaArm):
 
     def connect(self) -> None:
         self.q = np.array(self.spec.home)
+        self.powered = np.ones(DOF, dtype=bool)
         self._poses = self.inverse_kinematics()
 
     def disconnect(self) -> None:
@@ -73,7 +74,10 @@ class IdealFranka(FrankaArm):
         return self.q
 
     def torque(self) -> NDArray[np.bool_]:
-        return np.ones(DOF, dtype=bool)
+        return self.powered
+
+    def set_torque(self, joints: Sequence[bool], on: bool) -> None:
+        self.powered = np.where(joints, on, self.powered)
 
     def faults(self) -> str | None:
         return None
@@ -95,10 +99,13 @@ class Clock:
 class Rig:
     """One armed arm process, turn by turn, and the mailbox of the client that moves it."""
 
-    def __init__(self, directory: Path, clock: Clock, model: str, workspace: str) -> None:
+    def __init__(
+        self, directory: Path, clock: Clock, model: str, workspace: str, *, falls: bool
+    ) -> None:
         self.clock = clock
         file = directory / "station.yaml"
-        file.write_text(STATION.format(model=model, workspace=workspace))
+        text = STATION.format(model=model, workspace=workspace, falls=str(falls).lower())
+        file.write_text(text)
         self.arm = ArmProcess(load_station(file), "arm")
         self.spec = self.arm.spec
         self.kinematics = self.arm.robot.inverse_kinematics()  # type: ignore[attr-defined]
@@ -154,14 +161,17 @@ class Rig:
 
 
 @contextmanager
-def rig(directory: Path, *, model: str = "fr3", workspace: str = "") -> Iterator[Rig]:
+def rig(
+    directory: Path, *, model: str = "fr3", workspace: str = "", falls: bool = False
+) -> Iterator[Rig]:
     """An armed FR3 or FER; ``workspace`` is a line of its station file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ROBOT_STACK_RUNTIME", str(directory))
         patch.setitem(registry.REGISTRY["robot"], "ideal_franka", f"{__name__}:IdealFranka")
         clock = Clock()
-        patch.setattr(arm_process, "time", clock)
-        made = Rig(directory, clock, model, workspace)
+        for module in (arm_process, orders, view):
+            patch.setattr(module, "time", clock)
+        made = Rig(directory, clock, model, workspace, falls=falls)
         try:
             yield made
         finally:

@@ -13,6 +13,7 @@ from robot_stack.client import StationClient
 from robot_stack.errors import ControlPlaneError
 from robot_stack.records import mailbox_path
 from robot_stack.types import Difference, Lifecycle, Source
+from tests.faults.conftest import command_rate
 from tests.faults.judge import assert_continuous, last_motion_ns, nothing_moves_for
 
 pytestmark = pytest.mark.slow
@@ -136,3 +137,30 @@ def test_commands_while_stopped_are_forgotten(streaming):
     nothing_moves_for(streaming, 0.3)
     # It goes on from the goal registers, which are rounded to counts of 1.5 mrad.
     assert streaming.client.tick("follower_left")["sent"] == pytest.approx(held, abs=2e-3)
+
+
+def test_torque_asked_for_at_rest_is_not_taken_from_an_arm_that_has_left_it_meanwhile(station):
+    """The order waits for a moving arm to stand, and then the arm would fall."""
+    client = station.client
+    client.arm("followers")
+    body = {"robot": "follower_left", "joints": [True] * 7, "on": False}
+    number = -1
+    with client.lease("followers", "mover") as lease:
+        start = np.concatenate([client.tick(robot)["sent"] for robot in ROBOTS])
+        rate = command_rate()
+        for i in range(120):
+            target = start.copy()
+            target[0] += 0.1 * np.sin(0.2 * i)
+            target[1] += 0.01 * max(0, i - 60)
+            lease.send(target)
+            if i == 30:
+                number = client.post("torque", body)
+            rate.wait()
+        replies = []  # nothing is sent: the arm brakes and stands
+        wait_until(lambda: replies.append(client.poll_reply(number)) or replies[-1], "an answer")
+    assert replies[-1].kind == "error"
+    assert "follower_left would fall" in replies[-1].body["message"]
+    for servo in range(1, 10):
+        assert station.buses.control.call(
+            "get", "follower_left", servo_id=servo, name="torque_enable"
+        )
