@@ -80,7 +80,10 @@ class Views:
     def trouble(self, play_id: str, episode: Path) -> Why | None:
         """Why this file could not be read when somebody last wanted to; nobody tries now."""
         kept = self._read(play_id)
-        if kept is None or kept["of"][:2] != _key(episode, 0.0)[:2]:
+        try:
+            if kept is None or kept["of"][:2] != _key(episode, 0.0)[:2]:
+                return None
+        except FileNotFoundError:  # erased this moment
             return None
         why: Why | None = kept.get("unreadable")
         return why

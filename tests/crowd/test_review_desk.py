@@ -198,6 +198,17 @@ def test_the_data_are_the_episodes(browser, reviewer, play):
     assert {flag["kind"] for flag in data["flags"]} == {"short", "fault"}
 
 
+def test_the_play_after_this_one_is_read_before_somebody_asks(
+    browser, config, reviewer, play, make_participant, make_station, make_play
+):
+    after = make_play(make_participant(), make_station(), state="synced", file="a.hdf5")
+    answer = browser.post("/staff/review/next")
+    now = answer.headers["location"].rpartition("/")[2]
+    (later,) = {play.id, after.id} - {now}
+    read = [(folder(config.media, one) / "view.json").exists() for one in (now, later)]
+    assert read == [False, True]
+
+
 def test_files_outside_the_episodes_and_damaged_ones_are_not_read(
     browser, database, config, reviewer, play, recorded
 ):

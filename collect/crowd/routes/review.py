@@ -244,8 +244,6 @@ def _ask(request: Request, site: Site, play: Play) -> video.State:
         if views.trouble(play.id, path) is not None:
             return "failed"
         return maker.ask(play.id, path)
-    except FileNotFoundError:  # erased this moment
-        return "failed"
     except QueueFullError as error:
         raise HTTPException(503, str(error), headers={"retry-after": str(error.retry_s)}) from error
 
