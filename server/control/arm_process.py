@@ -121,6 +121,7 @@ class ArmProcess:
         self._heard_s = self._asked_s = time.monotonic()
         self._silent_s = 0.0  # without an answer, of the time in which this process was awake
         self._retry_at_s = 0.0
+        self._refused = ""  # why the latest attempt to connect failed, while there is no connection
         self._chunk = (-1, -1, -1)
         self._after_crash = after_crash
         self.standing = True
@@ -210,10 +211,14 @@ class ArmProcess:
             self.sent = np.asarray(self.robot.held(), dtype=np.float64)
         except DeviceError as error:
             self.robot.disconnect()
-            self._fail(str(error))
+            self._not_connected(str(error))
             self._retry_at_s = time.monotonic() + RECONNECT_S
             return False
         self.connected = True
+        if self._refused:
+            self.fault = f"connected now, before: {self._refused}"
+            print(f"{self.name}: connected", file=sys.stderr, flush=True)
+            self._refused = ""
         self._heard_s = self._asked_s = time.monotonic()
         self._silent_s = 0.0
         self.hold_here()
@@ -222,6 +227,18 @@ class ArmProcess:
             if self._after_crash:
                 self._fail("the arm process died and was started again")
         return True
+
+    def _not_connected(self, reason: str) -> None:
+        """A fault whose text is what stands in the way now, for that is what is mended next.
+
+        Attempts go on, and each may fail of something else than the one before. The stop flag, the
+        log and the episode keep the reasons before.
+        """
+        self._fail(reason)
+        self._refused = reason
+        if reason != self.fault:
+            self.fault = reason
+            print(f"{self.name}: not connected: {reason}", file=sys.stderr, flush=True)
 
     def _read(self) -> None:
         """Take up the answer to last turn's request. One that is late costs a state, not a turn.
@@ -267,7 +284,8 @@ class ArmProcess:
             self.lifecycle = Lifecycle.STOPPED
 
     def _fail(self, reason: str) -> None:
-        """Latch a fault and stop the whole group; the first reason stays."""
+        """Latch a fault and stop the whole group; the first reason stays while there is a
+        connection."""
         if self.lifecycle is Lifecycle.FAULT:
             return
         self.lifecycle = Lifecycle.FAULT

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from robot_stack.config import load_station
 from robot_stack.errors import DeviceError
+from robot_stack.types import Difference, Lifecycle
+from server.control import arm_process
 
 TICK = 2 * np.pi / 4096
 ALL = [True] * 7
@@ -264,3 +269,69 @@ def test_one_bad_packet_is_no_fault(make_bench: Callable[..., Any]) -> None:
         assert arm.faults() is None
         bench.control.call("calm", NAME)
     assert _torque(bench) == [1] * 9
+
+
+def test_each_reason_why_there_is_no_connection_is_told_when_it_is_the_reason(
+    make_bench: Callable[..., Any],
+    wait: Callable[..., None],
+    runtime: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The first one is mended, and then something else is in the way: the operator must see it."""
+    monkeypatch.setattr(arm_process, "RECONNECT_S", 0.0)
+    bench = make_bench(NAME)
+    options = {"role": "follower", "model": "vx300s", "port": bench.process.ports[NAME]}
+    robot = {"driver": "aloha", "options": {**options, "bus_watchdog_ms": 2540}}
+    file = runtime / "station.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {"station": "v", "robots": {NAME: robot}, "groups": {"arms": {"robots": [NAME]}}}
+        )
+    )
+    arm = arm_process.ArmProcess(load_station(file), NAME)
+
+    def status() -> tuple[Lifecycle, str]:
+        arm.turn()
+        arm.robot.request()
+        arm._publish(Difference.NONE, 0.0, 0, 0, time.monotonic_ns())
+        tick = arm._record[0]
+        return Lifecycle(int(tick["lifecycle"])), tick["fault"].decode()
+
+    def told(words: str) -> str:
+        wait(lambda: words in status()[1], f"{words!r} in the fault")
+        assert status()[0] is Lifecycle.FAULT
+        return status()[1]
+
+    try:
+        bench.control.call("missing", NAME, servo_id=6)
+        told("servo 6 (forearm_roll) does not answer")
+        # It answers, but its mode is wrong, and it may hold the arm.
+        bench.control.call("missing", NAME, servo_id=6, gone=False)
+        bench.set(NAME, 6, "operating_mode", 1)
+        bench.set(NAME, 6, "torque_enable", 1)
+        assert "does not answer" not in told("support the arm, switch its power off and on")
+        bench.set(NAME, 6, "torque_enable", 0)
+        wait(lambda: status()[0] is Lifecycle.FAULT and arm.connected, "a connection")
+        assert status()[1].startswith("connected now, before: servo 6 (forearm_roll)")
+
+        arm.orders._reset()
+        assert status() == (Lifecycle.STOPPED, "")
+        arm.stop.clear()
+        arm.orders._reset()
+        bench.control.call("unplug", NAME)
+        told("no answer for")
+        told("cannot open serial port")
+        bench.control.call("plug", NAME)
+        wait(lambda: status()[0] is Lifecycle.FAULT and arm.connected, "a connection again")
+        assert status()[1].startswith("connected now, before: cannot open serial port")
+        assert arm.stop.reason.startswith(f"{NAME}: no answer for")
+        said = capfd.readouterr().err
+        for words in ("does not answer", "support the arm", "no answer for", "cannot open"):
+            assert words in said
+        assert said.count(f"{NAME}: connected") == 2
+        assert said.count("support the arm") == 1, "said when it changed, not at each attempt"
+    finally:
+        arm.robot.disconnect()
+        arm._ring.close()
+        arm.stop.close()
