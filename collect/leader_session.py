@@ -26,6 +26,9 @@ GRIP_MOVED = 0.1  # of a leader gripper's way: a hand is on it
 DRIVE_SPEED = 0.5  # mean rad/s of a leader that is driven to its follower
 RITUAL_PERIOD_S = 0.02
 REQUEST_PAUSE_S = 0.5
+LOOK_S = (
+    0.005  # between two looks whether the followers are armed: to be reset and armed takes more
+)
 
 
 class LeaderSession(TeleopSession):
@@ -47,6 +50,7 @@ class LeaderSession(TeleopSession):
         self.leaders = sorted(self.pairs)
         self.leader_groups = sorted({station.group_of(leader).name for leader in self.leaders})
         self.start_fractions: dict[str, float] = {}
+        self._looked_s = 0.0
         for name in self.leaders:
             robot = self._robot(name)
             self.specs[name] = robot.spec
@@ -81,6 +85,7 @@ class LeaderSession(TeleopSession):
             if step.phase is Phase.FAILED:
                 raise ControlPlaneError(step.message)
             if step.done:
+                self._halted = self._asked = False
                 return
             self._send_ritual(step, groups)
             self._request_ritual(step, asked_at)
@@ -134,6 +139,7 @@ class LeaderSession(TeleopSession):
         """
         for group in self.leases:
             self._ask("arm", {"group": group})
+        self._halted = self._asked = False
         self.tell("driving the leaders to the followers; let go of them")
         wanted = self._at_rest()
         for group in self.leader_groups:
@@ -153,6 +159,7 @@ class LeaderSession(TeleopSession):
                 moved = np.abs(self.client.tick(name)["q"] - held[name])[gripper_of[name]]
                 if moved.max(initial=0.0) > GRIP_MOVED:
                     waiting.remove(name)
+            self._look(LOOK_S)
             self._renew()
             time.sleep(RITUAL_PERIOD_S)
         if cancelled():
@@ -189,6 +196,7 @@ class LeaderSession(TeleopSession):
             if cancelled():
                 return
             self.leases[group].send(target)
+            self._look(LOOK_S)
             self._renew()
             time.sleep(RITUAL_PERIOD_S)
 
@@ -197,10 +205,14 @@ class LeaderSession(TeleopSession):
     def step(self) -> bool:
         """Pass on the operator's newest motion; True when there was one. Never blocks.
 
-        LeaseError when somebody took over.
+        A follower that is not armed ends the following until ``engage`` or ``meet``, whoever arms
+        it again: the leaders have been moved meanwhile, or have sagged. LeaseError when somebody
+        took over.
         """
         reading = self.device.read()
-        if reading is None:
+        # A hand's motion does not wait for the look, as long as there are moments without one.
+        self._look(LOOK_S if reading is None else 2.0 * LOOK_S)
+        if self._halted or reading is None:
             self._renew()
             return False
         t_ns, target = reading
@@ -210,15 +222,23 @@ class LeaderSession(TeleopSession):
             self._renew()
         return True
 
+    def _look(self, period_s: float) -> None:
+        """Note a follower that is not armed, if the last look is ``period_s`` ago."""
+        now = time.monotonic()
+        if now - self._looked_s > period_s:
+            self._looked_s = now
+            armed, _ = self._standing()
+            self._halted = self._halted or not armed
+
     def trouble(self) -> str | None:
         """Why the followers don't follow (a stop, a fault of an arm on either side, a leader far
-        away), None when they do."""
+        away, a stop that somebody has reset), None when they do."""
         for name in [*self.followers, *self.leaders]:
             # A leader is read, whatever holds it, unless it is in fault.
             trouble = self._trouble_of(name, needs_arming=name not in self.pairs)
             if trouble is not None:
                 return trouble
-        return None
+        return "they were stopped meanwhile" if self._halted else None
 
     def _too_far(self, name: str) -> str:
         return f"the leader of {name} is too far from it to be followed"

@@ -86,7 +86,7 @@ class TeleopSession:
         self.leases: dict[str, Lease] = {}
         self.sent = 0
         self._said = ""
-        self._halted = self._limp = False
+        self._halted = self._limp = self._asked = False
         self._engaged_s = self._told_s = 0.0
 
     def _robot(self, name: str) -> Any:
@@ -175,7 +175,7 @@ class TeleopSession:
         for group in self.leases:
             self._ask("arm", {"group": group})
         self._at_rest()
-        self._halted = self._limp = False
+        self._halted = self._limp = self._asked = False
         self.device.engage(self.held(), time.monotonic_ns())
 
     def held(self) -> Array:
@@ -288,14 +288,18 @@ class TeleopSession:
         return f"the target is too far from {name} to be followed"
 
     def faulted(self) -> bool:
-        """Whether some arm is in fault, rather than stopped by somebody (also at the robot)."""
+        """Whether some arm is in fault, rather than stopped by somebody (also at the robot).
+
+        A stop that was seen here counts until the robots are engaged again: whoever resets it finds
+        the arms still in fault for a moment, and has not asked for motion.
+        """
         robots = [robot for group in self.leases for robot in self.station.groups[group].robots]
         try:
             ticks = [self.client.tick(robot) for robot in robots]
             if any(b"user stop" in tick["fault"] for tick in ticks):
                 return False
-            if any(stop_asked(self.station.station, group) for group in self.leases):
-                return False
-            return any(tick["lifecycle"] == Lifecycle.FAULT for tick in ticks)
+            asked = any(stop_asked(self.station.station, group) for group in self.leases)
+            self._asked = self._asked or asked
+            return not self._asked and any(tick["lifecycle"] == Lifecycle.FAULT for tick in ticks)
         except SharedMemoryError:  # being started again; it comes back in fault
             return False

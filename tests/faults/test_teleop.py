@@ -93,6 +93,14 @@ def test_a_stop_that_somebody_asked_for_outlasts_a_fault_and_its_recovery(statio
             station.client.request("reset", {"group": group, "automatic": True})
     assert station.client.status()["groups"]["followers"]["stop"] == "a finger is in it"
     station.client.request("reset", timeout_s=30)  # as asked
+    # Whoever arms it now does not know where the leaders are: near enough to be followed at once.
+    move(station, 0.5)
+    station.client.arm("followers")
+    nothing_moves_for(station, 0.5)
+    for robot in FOLLOWERS:
+        assert station.lifecycle(robot) is Lifecycle.ARMED
+        assert abs(station.client.tick(robot)["sent"][0] - 0.2) < 0.05
+    wait_until(lambda: "not following: they were stopped meanwhile" in teleop.said(), "its word")
 
 
 def test_a_leader_that_jumps_is_not_chased(station):
