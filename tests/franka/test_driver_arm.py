@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from hardware.franka.gripper import Gripper
 from hardware.franka.kinematics import Kinematics
 from hardware.franka.virtual.process import FrankaProcess
 from robot_stack.errors import DeviceError
+from tests.franka.conftest import StartArm
 from tests.franka.driving import Driven, config_of
 
 pytestmark = pytest.mark.slow
@@ -33,17 +34,9 @@ ANY_JOINT = [True] * 7
 
 
 @pytest.fixture
-def virtual() -> Iterator[Callable[..., FrankaProcess]]:
-    """A virtual arm of this test's own, in real time."""
-    running: list[FrankaProcess] = []
-
-    def start(version: Version = 10, **arguments: Any) -> FrankaProcess:
-        running.append(FrankaProcess(version, **arguments))
-        return running[-1]
-
-    yield start
-    for process in running:
-        process.close()
+def virtual(arms: StartArm) -> StartArm:
+    """A virtual arm in real time, as switched on; who ruins it takes `own_arm`."""
+    return functools.partial(arms, lock_step=False)
 
 
 def swing(driven: Driven) -> None:
@@ -66,7 +59,7 @@ def swing(driven: Driven) -> None:
     ],
 )
 def test_motion_arrives(
-    virtual: Callable[..., FrankaProcess], version: Version, controller: Any, within_rad: float
+    virtual: StartArm, version: Version, controller: Any, within_rad: float
 ) -> None:
     process = virtual(version)
     model: Any = "fr3" if version == 10 else "fer"
@@ -88,9 +81,7 @@ def test_motion_arrives(
     assert process.call("status")["errors"] == []
 
 
-def test_a_robot_that_nobody_moves_is_left_to_itself(
-    virtual: Callable[..., FrankaProcess],
-) -> None:
+def test_a_robot_that_nobody_moves_is_left_to_itself(virtual: StartArm) -> None:
     process = virtual()
     with Driven(config_of(process.address)) as driven:
         driven.run(0.3)
@@ -123,7 +114,7 @@ def test_a_robot_that_nobody_moves_is_left_to_itself(
     ],
 )
 def test_a_stalled_program_lets_the_arm_come_to_rest_and_begins_anew_without_a_jump(
-    virtual: Callable[..., FrankaProcess], version: Version, controller: Any
+    virtual: StartArm, version: Version, controller: Any
 ) -> None:
     process = virtual(version)
     model: Any = "fr3" if version == 10 else "fer"
@@ -155,7 +146,7 @@ def test_a_stalled_program_lets_the_arm_come_to_rest_and_begins_anew_without_a_j
 
 @pytest.mark.parametrize("version", [10, 5])
 def test_a_reflex_is_named_and_recovered_and_the_second_stays(
-    virtual: Callable[..., FrankaProcess], version: Version
+    virtual: StartArm, version: Version
 ) -> None:
     process = virtual(version)
     model: Any = "fr3" if version == 10 else "fer"
@@ -183,9 +174,7 @@ def test_a_reflex_is_named_and_recovered_and_the_second_stays(
 
 
 @pytest.mark.parametrize("version", [10, 5])
-def test_a_user_stop_waits_for_its_release_and_a_reset(
-    virtual: Callable[..., FrankaProcess], version: Version
-) -> None:
+def test_a_user_stop_waits_for_its_release_and_a_reset(virtual: StartArm, version: Version) -> None:
     process = virtual(version)
     model: Any = "fr3" if version == 10 else "fer"
     with Driven(config_of(process.address, model=model)) as driven:
@@ -204,7 +193,7 @@ def test_a_user_stop_waits_for_its_release_and_a_reset(
         swing(driven)
 
 
-def test_an_arm_guided_by_hand_is_followed(virtual: Callable[..., FrankaProcess]) -> None:
+def test_an_arm_guided_by_hand_is_followed(virtual: StartArm) -> None:
     process = virtual()
     with Driven(config_of(process.address)) as driven:
         driven.run(0.1)
@@ -221,9 +210,7 @@ def test_an_arm_guided_by_hand_is_followed(virtual: Callable[..., FrankaProcess]
         assert driven.arm.faults() is None
 
 
-def test_a_robot_found_in_a_reflex_is_connected_in_fault(
-    virtual: Callable[..., FrankaProcess],
-) -> None:
+def test_a_robot_found_in_a_reflex_is_connected_in_fault(virtual: StartArm) -> None:
     process = virtual()
     with Driven(config_of(process.address)) as driven:
         swing(driven)
@@ -241,7 +228,7 @@ def test_a_robot_found_in_a_reflex_is_connected_in_fault(
     [(20.0, False, True), (150.0, False, False), (20.0, True, True), (150.0, True, False)],
 )
 def test_thresholds_of_the_station_file_decide_what_is_a_collision(
-    virtual: Callable[..., FrankaProcess], upper: float, guided: bool, stops: bool
+    virtual: StartArm, upper: float, guided: bool, stops: bool
 ) -> None:
     process = virtual()
     if guided:  # when it is connected: it takes settings only once it is let go of
@@ -270,9 +257,7 @@ def test_thresholds_of_the_station_file_decide_what_is_a_collision(
 # -- the wire -----------------------------------------------------------------------------------
 
 
-def test_a_short_silence_of_the_network_is_a_reflex_by_name(
-    virtual: Callable[..., FrankaProcess],
-) -> None:
+def test_a_short_silence_of_the_network_is_a_reflex_by_name(virtual: StartArm) -> None:
     process = virtual()
     recovery = RecoveryConfig(count=1, backoff_s=0.5)
     with Driven(config_of(process.address, recovery=recovery)) as driven:
@@ -287,7 +272,7 @@ def test_a_short_silence_of_the_network_is_a_reflex_by_name(
         swing(driven)
 
 
-def test_a_long_silence_is_a_fault(virtual: Callable[..., FrankaProcess]) -> None:
+def test_a_long_silence_is_a_fault(virtual: StartArm) -> None:
     process = virtual()
     with Driven(config_of(process.address)) as driven:
         swing(driven)
@@ -300,10 +285,8 @@ def test_a_long_silence_is_a_fault(virtual: Callable[..., FrankaProcess]) -> Non
 
 
 @pytest.mark.parametrize("version", [10, 5])
-def test_a_robot_that_dies_is_noticed_and_named(
-    virtual: Callable[..., FrankaProcess], version: Version
-) -> None:
-    process = virtual(version)
+def test_a_robot_that_dies_is_noticed_and_named(own_arm: StartArm, version: Version) -> None:
+    process = own_arm(version, lock_step=False)
     model: Any = "fr3" if version == 10 else "fer"
     with Driven(config_of(process.address, model=model)) as driven:
         swing(driven)
@@ -321,9 +304,9 @@ def test_a_robot_that_refuses_connections_is_named_with_what_to_check() -> None:
 
 
 def test_a_robot_that_closes_its_half_of_the_connection_is_named_and_connected_again(
-    virtual: Callable[..., FrankaProcess],
+    own_arm: StartArm,
 ) -> None:
-    process = virtual()
+    process = own_arm(lock_step=False)
     with Driven(config_of(process.address)) as driven:
         swing(driven)
         process.fault("half_close")
@@ -342,7 +325,7 @@ def test_a_robot_that_closes_its_half_of_the_connection_is_named_and_connected_a
     [(10, 5, "panda-python==1.1.1"), (10, 9, "/9/"), (5, 10, "franky-control==2.0.0")],
 )
 def test_a_version_mismatch_names_the_package(
-    virtual: Callable[..., FrankaProcess], version: Version, claimed: int, package: str
+    virtual: StartArm, version: Version, claimed: int, package: str
 ) -> None:
     process = virtual(version)
     process.fault("version", number=claimed)
@@ -368,7 +351,7 @@ def handed(process: FrankaProcess, model: Any) -> FrankaConfig:
 
 @pytest.mark.parametrize("version", [10, 5])
 def test_the_hand_opens_and_closes_and_its_newest_target_counts(
-    virtual: Callable[..., FrankaProcess], version: Version
+    virtual: StartArm, version: Version
 ) -> None:
     process = virtual(version)
     with Driven(handed(process, "fr3" if version == 10 else "fer")) as driven:
@@ -384,9 +367,7 @@ def test_the_hand_opens_and_closes_and_its_newest_target_counts(
         assert driven.state.applied[7] == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_hand_that_hangs_is_named_and_the_arm_goes_on(
-    virtual: Callable[..., FrankaProcess],
-) -> None:
+def test_a_hand_that_hangs_is_named_and_the_arm_goes_on(virtual: StartArm) -> None:
     process = virtual()
     with Driven(handed(process, "fr3")) as driven:
         process.fault("gripper_hang")
