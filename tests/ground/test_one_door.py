@@ -111,6 +111,8 @@ def opens_a_bus(source: str) -> bool:
     """Whether a module can open a servo bus, or the driver, by itself."""
     devices = {"DynamixelBus", "AlohaArm", "RegisterAccess"}
     devices |= {"FrankaArm", "FrankyBackend", "PandaBackend"}
+    if not any(device in source for device in devices):
+        return False
     return any(
         isinstance(node, ast.ImportFrom)
         and (node.module or "").startswith("hardware.")
