@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from collect.crowd.apart import UnreadableError, rehearse
 from collect.crowd.export_part import sync
 from collect.crowd.segments import Labels
 from collect.crowd.untrusted import open_untrusted
@@ -90,7 +91,7 @@ def copy_episode(
             metadata, rows = episode.metadata, len(episode)
         digest = _searched(target, {*identity.secrets, *old})
         sync(target)
-    except (EpisodeError, KeyError, ValueError) as error:
+    except (EpisodeError, UnreadableError, KeyError, ValueError) as error:
         target.unlink(missing_ok=True)
         raise LeftOutError("file_unreadable") from error
     except BaseException:
@@ -140,12 +141,20 @@ def _copy(source: Path, target: Path, wanted: str, advance: Callable[[int], None
             advance(len(block))
     if digest.hexdigest() != wanted:
         raise LeftOutError("file_changed")
+    rehearse(lambda: _read(target), target)
     with open_untrusted(target) as episode:
         needle = episode.metadata.uuid.encode()
     with target.open("rb") as file:
         return [
             at for block, base in _blocks(file, len(needle)) for at in _find(block, needle, base)
         ]
+
+
+def _read(path: Path) -> None:
+    """All that an export reads of an episode by way of HDF5."""
+    with open_untrusted(path) as episode:
+        _ = episode.file.attrs["uuid"], episode.file["metadata"].id.get_offset()
+        _ = episode.t_ns, len(episode)
 
 
 def _rename(path: Path, identity: Identity, places: Iterable[int]) -> list[str]:

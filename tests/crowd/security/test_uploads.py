@@ -7,17 +7,20 @@ review desk, for videos, for an export. A file that leads out of itself is not f
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import httpx
@@ -447,9 +450,37 @@ def test_who_reads_a_file_has_limits_and_leaves_no_core(world: World, hurt: Hurt
         apart.run(apart.VIEW, world.config.episodes / str(world.ada_play.file))
     had, limits = json.loads(caught.value.said), apart.VIEW.limits
     assert had["CORE"] == [0, 0]
-    assert had["AS"] == [limits.memory] * 2 and limits.memory < 2 << 30
+    assert limits.memory < had["AS"][0] == had["AS"][1] < limits.memory + (2 << 30)
     assert had["FSIZE"] == [limits.written] * 2
     assert had["CPU"][0] == limits.cpu_s
+
+
+@pytest.mark.parametrize("how", ["crash", "wait", "hoard"])
+def test_what_a_file_does_to_who_reads_it_costs_an_export_that_episode_only(
+    how: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = os.getpid()
+
+    def opened(path: Path) -> Any:
+        if os.getpid() != command:
+            if how == "crash":
+                os.kill(os.getpid(), signal.SIGKILL)  # SIGSEGV is pytest's to tell of
+            while how == "wait":
+                time.sleep(1.0)
+            bytearray(8 << 30)
+        return open_untrusted(path)
+
+    limits = dataclasses.replace(apart.VIEW.limits, wall_s=0.2 if how == "wait" else 60.0)
+    monkeypatch.setattr(export_files, "rehearse", functools.partial(apart.rehearse, limits=limits))
+    source, sha256 = world.config.episodes / str(world.ada_play.file), str(world.ada_play.sha256)
+    identity = Identity("0" * 36, b"salt", "somebody", "somewhere", "1", ("nothing secret",))
+    with monkeypatch.context() as patched:
+        patched.setattr(export_files, "open_untrusted", opened)
+        with pytest.raises(LeftOutError) as caught:
+            export_files.copy_episode(source, tmp_path / "out.hdf5", sha256, identity)
+    assert caught.value.reason == "file_unreadable"
+    assert not (tmp_path / "out.hdf5").exists()
+    apart.rehearse(lambda: export_files._read(source), source)  # no harm of its own
 
 
 @pytest.mark.parametrize(
