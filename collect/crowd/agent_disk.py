@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import time
-from pathlib import Path
 
 from collect.crowd.outbox import Outbox
 from collect.space import free_bytes
@@ -37,23 +36,25 @@ class Disk:
 
     def failed(self, error: OSError) -> str:
         """Something could not be written just now; ``trouble`` until it can be."""
-        self.trouble = _text(self._outbox.directory, error, ROOM_BYTES)
+        self.trouble = self._text(error)
         return self.trouble
 
     def _look(self) -> str | None:
-        directory = self._outbox.directory
         try:
             self._outbox.settle()
-            missing = self._needed - free_bytes(directory)
+            return None if self._missing() <= 0 else self._text(None)
         except OSError as error:
-            return _text(directory, error, ROOM_BYTES)
-        return None if missing <= 0 else _text(directory, None, missing)
+            return self._text(error)
 
+    def _missing(self) -> int:
+        return self._needed - free_bytes(self._outbox.directory)
 
-def _text(directory: Path, error: OSError | None, missing: int) -> str:
-    if error is not None and error.errno not in FULL:
-        return f"the disk of the station takes nothing ({error.strerror}): look at {directory}"
-    why = "" if error is None else f" ({error.strerror})"
-    return (
-        f"the disk of the station is full{why}: free {math.ceil(missing / 1e6)} MB at {directory}"
-    )
+    def _text(self, error: OSError | None) -> str:
+        directory = self._outbox.directory
+        if error is not None and error.errno not in FULL:
+            return f"the disk of the station takes nothing ({error.strerror}): look at {directory}"
+        why = "" if error is None else f" ({error.strerror})"
+        # A quota does not show in what is free. Hundreds: not another text with every file.
+        missing = max(self._missing(), 0 if error is None else ROOM_BYTES)
+        megabytes = 100 * math.ceil(missing / 1e8)
+        return f"the disk of the station is full{why}: free {megabytes} MB at {directory}"

@@ -61,9 +61,8 @@ def assign(tx: Session, participant: Participant) -> str | None:
 
 def shows(participant: Participant | None, what: What) -> bool:
     """Whether to show somebody rewards, badges or the leaderboard."""
-    if participant is None or not _takes_part(participant):
-        return True
-    return ARMS.get(participant.arm) == what
+    arm = None if participant is None else _arm(participant)
+    return arm is None or ARMS.get(arm) == what
 
 
 def expose(
@@ -74,18 +73,17 @@ def expose(
     Nothing is logged of who has no arm or is not to be studied, or of a page that isn't its arm's.
     """
     now = now or utc_now()
-    if not _takes_part(participant) or not shows(participant, page):
+    arm = _arm(participant)
+    if arm is None or not shows(participant, page) or _seen(tx, participant, page, now):
         return False
-    if _seen(tx, participant, page, now):
-        return False
-    tx.add(Exposure(participant_id=participant.id, arm=participant.arm, page=page, seen_at=now))
+    tx.add(Exposure(participant_id=participant.id, arm=arm, page=page, seen_at=now))
     tx.flush()
     return True
 
 
 def log_exposure(database: Database, participant: Participant | None, page: What) -> None:
     """`expose` for a page that only reads: writes when there is something to write."""
-    if participant is None or not _takes_part(participant) or not shows(participant, page):
+    if participant is None or _arm(participant) is None or not shows(participant, page):
         return
     with database.read() as tx:
         seen = _seen(tx, participant, page, utc_now())
@@ -116,8 +114,9 @@ def set_arm(
     tx.flush()
 
 
-def _takes_part(participant: Participant) -> bool:
-    return participant.arm is not None and not participant.no_research
+def _arm(participant: Participant) -> str | None:
+    """The arm that counts now."""
+    return None if participant.no_research else participant.arm
 
 
 def _seen(tx: Session, participant: Participant, page: str, now: dt.datetime) -> bool:
