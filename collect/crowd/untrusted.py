@@ -2,8 +2,9 @@
 
 HDF5 can lead out of a file: soft and external links, raw data in other files, virtual datasets
 (HDF5 User's Guide, 4 and 5). Whoever holds a station's token could have the site read its own key
-file as pixels. And a few kilobytes can claim to be terabytes of zeros. An episode has none of
-that, so a file which has is damaged, and nothing of it is read.
+file as pixels. A filter can be a plugin, which is code. And a few kilobytes can claim to be
+terabytes of zeros. An episode has none of that, so a file which has is damaged, and nothing of it
+is read.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ MOST_OBJECTS = 512  # an episode has about fifty
 MOST_ROWS = 4_000_000
 MOST_ROW_BYTES = 64 << 20  # an image of 21 megapixels
 MOST_BYTES = 256 << 20  # of what is read at once: all but images, depth and logs
+FILTERS = {h5py.h5z.FILTER_DEFLATE}  # others of HDF5 are parsers, too, or code in plugins
 BY_ROWS = ("observations/images/", "observations/depth/", "log/")
 DAMAGED = (ArithmeticError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -69,6 +71,9 @@ def _check_dataset(where: str, dataset: h5py.Dataset) -> None:
         raise EpisodeError(f"/{where} has its data in another file")
     if dataset.dtype.hasobject:
         raise EpisodeError(f"/{where} is of variable length; an episode's are fixed")
+    made = dataset.id.get_create_plist()
+    if not {made.get_filter(i)[0] for i in range(made.get_nfilters())} <= FILTERS:
+        raise EpisodeError(f"/{where} is packed in a way that no episode is")
     size = dataset.dtype.itemsize
     shape = dataset.shape or ()
     rows = shape[0] if shape else 1

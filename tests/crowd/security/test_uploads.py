@@ -244,6 +244,12 @@ def _strings(file: h5py.File, folder: Path) -> None:
     file.create_dataset("events", (1,), h5py.string_dtype())
 
 
+def _packed_otherwise(file: h5py.File, folder: Path) -> None:
+    values = file["observations/qpos"][:]
+    _replace(file, "observations/qpos")
+    file.create_dataset("observations/qpos", data=values, chunks=values.shape, scaleoffset=2)
+
+
 def _dangling(file: h5py.File, folder: Path) -> None:
     file["extra"] = h5py.ExternalLink("/proc/self/environ", "/")
 
@@ -258,6 +264,7 @@ HOSTILE: list[Craft] = [
     _cycle,
     _strings,
     _dangling,
+    _packed_otherwise,
 ]
 
 
