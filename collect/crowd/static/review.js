@@ -14,7 +14,12 @@ if (root) begin(root);
 async function begin(root) {
   const texts = JSON.parse(root.dataset.texts);
   const status = root.querySelector("[data-status]");
-  const answer = await fetch(`/api/staff/review/${root.dataset.play}`);
+  const ask = () => fetch(`/api/staff/review/${root.dataset.play}`);
+  let answer = await ask();
+  while (answer.status === 503) { // others are being read
+    await new Promise((done) => setTimeout(done, ASK_AGAIN_MS));
+    answer = await ask();
+  }
   if (!answer.ok) {
     status.textContent = texts.unreadable;
     return;
