@@ -118,12 +118,15 @@ class Views:
 
     def _keep(self, play_id: str, kept: dict[str, Any]) -> None:
         where = folder(self._media, play_id)
-        where.mkdir(parents=True, exist_ok=True)
         part = where / f".{KEPT}.{os.getpid()}"  # one of a play at a time, in this process
         try:
+            where.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(kept))
             part.replace(where / KEPT)
-        except FileNotFoundError:  # its folder was deleted this moment
+        except (
+            OSError
+        ) as error:  # a full disk, or erased this moment; it is there to see all the same
+            log.error("a view could not be kept", play=play_id, error=error)
             return
         # Erased while it was made, or who knows? Who erases from now on finds it.
         wanted = False

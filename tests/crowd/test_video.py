@@ -246,6 +246,13 @@ def test_a_view_of_what_was_erased_meanwhile_is_not_kept(episode, tmp_path):
     assert names(tmp_path) == []
 
 
+def test_a_view_that_can_not_be_kept_is_seen_all_the_same(episode, tmp_path, logged):
+    play_id = new_id()
+    (folder(tmp_path, play_id) / f".view.json.{os.getpid()}").mkdir(parents=True)
+    assert Views(tmp_path, lambda _: True).of(play_id, episode, None)["rows"] == ROWS
+    assert [line["error"] for line in logged()] == ["IsADirectoryError"]
+
+
 SITE = """
 import sys, threading
 from pathlib import Path
