@@ -123,9 +123,7 @@ class Views:
             where.mkdir(parents=True, exist_ok=True)
             part.write_text(json.dumps(kept))
             part.replace(where / KEPT)
-        except (
-            OSError
-        ) as error:  # a full disk, or erased this moment; it is there to see all the same
+        except OSError as error:  # a full disk, or erased this moment: it is seen all the same
             log.error("a view could not be kept", play=play_id, error=error)
             return
         # Erased while it was made, or who knows? Who erases from now on finds it.
