@@ -139,7 +139,7 @@ def _episode(
 def _home(station: Station) -> None:
     with StationClient(station.station) as client:
         for group in station.groups:
-            client.request("home", {"group": group}, timeout_s=HOME_S)
+            client.to_pose("home", group, timeout_s=HOME_S)
 
 
 def _replay(

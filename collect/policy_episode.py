@@ -43,6 +43,10 @@ def world_dimensions(station: Station, client: StationClient) -> int:
         ) from error
 
 
+class _CancelledError(Exception):
+    """The operator ended it before the policy began."""
+
+
 class PolicyEpisode:
     """One rollout by ``runner``; ``seconds`` ends it, on a virtual station success does too.
 
@@ -87,10 +91,12 @@ class PolicyEpisode:
         LeaseError when a person or another policy has the robots; errors while the policy runs
         are in the result, under ``ended``.
         """
-        self._to_start(cancelled)
-        if not cancelled():
+        try:
+            self._to_start(cancelled)
+            self._go_on(cancelled)
             self.before()
-        if cancelled():
+            self._go_on(cancelled)
+        except _CancelledError:
             self.summary.ended = "cancelled before it began"
             return self._result("", None)
         if self.recording is not None:
@@ -135,23 +141,28 @@ class PolicyEpisode:
         # The way home yields to nobody, so ask first, as a policy: a person goes on undisturbed.
         self.client.lease(self.group.name, "policy", source=Source.POLICY).release()
         self.say("moving home")
-        self.client.request("home", {"group": self.group.name}, timeout_s=POSE_S)
+        self.client.to_pose(
+            "home", self.group.name, timeout_s=POSE_S, keep=lambda: self._go_on(cancelled)
+        )
         goal = np.array(self.runner.contract.start)
-        if self.start == "home" or not goal.size or cancelled():
+        if self.start == "home" or not goal.size:
             return
+
+        def keep() -> None:
+            lease.renew()
+            self._go_on(cancelled)
+
         self.say("moving to where the demonstrations began")
         with self.client.lease(self.group.name, "policy", source=Source.POLICY) as lease:
-            self.client.request(
-                "arm", {"group": self.group.name}, timeout_s=POSE_S, keep=lease.renew
-            )
+            self.client.request("arm", {"group": self.group.name}, timeout_s=POSE_S, keep=keep)
             begin = self._sent()
             seconds = max(SHORTEST_START_S, float(np.abs(goal - begin).max()) / START_SPEED)
             path = minimum_jerk(begin, goal, seconds, seconds / (CHUNK_ROWS - 1))
             dt_ns = round(seconds * 1e9 / (CHUNK_ROWS - 1))
             lease.send_chunk(path, time.monotonic_ns(), dt_ns)
             deadline = time.monotonic() + 2.0 * seconds
-            while (off := np.abs(self._sent() - goal)).max() > REACHED and not cancelled():
-                lease.renew()
+            while (off := np.abs(self._sent() - goal)).max() > REACHED:
+                keep()
                 self._check_armed()
                 if lease.lost is not None or time.monotonic() > deadline:
                     worst = int(off.argmax())
@@ -162,6 +173,11 @@ class PolicyEpisode:
                         "see `robot-stack status`, or begin --start here"
                     )
                 time.sleep(RECORD_POLL_S)
+
+    @staticmethod
+    def _go_on(cancelled: Callable[[], bool]) -> None:
+        if cancelled():
+            raise _CancelledError
 
     def _check_armed(self) -> None:
         for robot in self.group.robots:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import zmq
@@ -27,6 +27,8 @@ __all__ = ["Lease", "StationClient", "control_endpoint", "stations", "stop_all",
 
 KEPT_REPLIES = 256
 KEEP_MS = 5
+POSE_S = 90.0  # the longest way of all groups to a named pose
+END_S = 3.0  # for a move to end that is given up; then the stop flags are raised
 
 
 def control_endpoint(station: str) -> str:
@@ -260,20 +262,22 @@ class StationClient:
         or does not answer within ``timeout_s``. ``keep`` is called all the while, to renew leases.
         """
         timeout = self.timeout_s if timeout_s is None else timeout_s
-        number = self.post(kind, body)
+        return _answer(kind, self._wait(self.post(kind, body), kind, timeout, keep))
+
+    def _wait(
+        self, number: int, kind: str, timeout: float, keep: Callable[[], None] | None = None
+    ) -> Message:
+        """The reply to a posted request; ControlPlaneError when there is none within ``timeout``
+        (s)."""
         assert self._socket is not None
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             reply = self.poll_reply(number)
-            if reply is None:
-                if keep is not None:
-                    keep()
-                self._socket.poll(int(left * 1000) + 1 if keep is None else KEEP_MS)
-                continue
-            if reply.kind == "error":
-                error = LeaseError if kind.startswith("lease.") else ControlPlaneError
-                raise error(str(reply.body.get("message")))
-            return reply.body
+            if reply is not None:
+                return reply
+            if keep is not None:
+                keep()
+            self._socket.poll(int(left * 1000) + 1 if keep is None else KEEP_MS)
         raise self._silent(kind, timeout)
 
     def _silent(self, kind: str, timeout: float) -> ControlPlaneError:
@@ -306,6 +310,45 @@ class StationClient:
         """Let the group ignore commands and hold, under torque."""
         self.request("disarm", {"group": group})
 
+    def to_pose(
+        self,
+        pose: Literal["home", "sleep"],
+        group: str | None = None,
+        *,
+        timeout_s: float = POSE_S,
+        keep: Callable[[], None] | None = None,
+    ) -> None:
+        """Arm a group (None: one after the other) and move it slowly to a named pose.
+
+        The supervisor makes the move, but it ends with this call, whatever ends that: Ctrl-C,
+        ``timeout_s``, an exception of ``keep``, which is called all the while. The robots then
+        brake and hold, disarmed; should the supervisor not manage that, they are stopped.
+        """
+        body: dict[str, Any] = {} if group is None else {"group": group}
+        number = self._next_id
+        try:
+            self.post(pose, body)
+            reply = self._wait(number, pose, timeout_s, keep)
+        except BaseException:
+            self._end_move(number, pose, group, body)
+            raise
+        _answer(pose, reply)
+
+    def _end_move(self, number: int, pose: str, group: str | None, body: dict[str, Any]) -> None:
+        """Disarm until the request ``number`` has ended: what it arms after one disarming is
+        disarmed by the next."""
+        ended = False
+        try:
+            deadline = time.monotonic() + END_S
+            while not ended and (left := deadline - time.monotonic()) > 0:
+                self._wait(self.post("disarm", body), "disarm", left)
+                ended = self.poll_reply(number) is not None
+        except ControlPlaneError:
+            pass  # said below, by the stop's reason
+        finally:  # also when somebody presses Ctrl-C again
+            if not ended:
+                stop_all(self.station, f"{pose} was given up and did not end", group=group)
+
     def torque(self, robot: str, joints: list[bool], on: bool) -> None:
         """Switch the torque of some joints of a robot (leaders; followers only at rest)."""
         self.request("torque", {"robot": robot, "joints": joints, "on": on})
@@ -332,3 +375,11 @@ class StationClient:
         if latest is None:
             raise SharedMemoryError(f"the arm process of {robot!r} has not run a tick yet")
         return latest[1]
+
+
+def _answer(kind: str, reply: Message) -> dict[str, Any]:
+    """The body of a reply; a refusal is an error."""
+    if reply.kind == "error":
+        error = LeaseError if kind.startswith("lease.") else ControlPlaneError
+        raise error(str(reply.body.get("message")))
+    return reply.body

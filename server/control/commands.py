@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,21 @@ DESCRIPTIONS = {
     "status": "What every process of a station is doing: lifecycle, faults, rates, leases.",
     "arm": "Torque on (nothing moves) and let the lease holder of a group move its robots.",
     "disarm": "Accept no commands; the robots hold their position under torque.",
-    "home": "Arm a group if need be and move it slowly to its home pose.",
-    "sleep": "Move a group slowly to its sleep pose, where it may lose torque without falling.",
+    "home": (
+        "Arm a group if need be and move it slowly to its home pose. Ctrl-C ends the move: the "
+        "robots brake and hold, disarmed."
+    ),
+    "sleep": (
+        "Move a group slowly to its sleep pose, where it may lose torque without falling. Ctrl-C "
+        "ends the move: the robots brake and hold, disarmed."
+    ),
     "reset": (
         "Clear a latched stop or fault, restarting servos that need it. Nothing moves, and the "
         "robots are left disarmed: `arm` is an act of its own."
     ),
     "shutdown": "Lower the arms to their sleep pose, take torque away there, end every process.",
 }
-TIMEOUT_S = {"status": 3.0, "home": 90.0, "sleep": 90.0, "shutdown": 120.0}
+TIMEOUT_S = {"status": 3.0, "shutdown": 120.0}
 
 
 def station_name(text: str) -> str:
@@ -49,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     if getattr(args, "group", None):
         body["group"] = args.group
     with StationClient(name) as client:
+        if command in ("home", "sleep"):
+            return _move(client, args)
         reply = client.request(command, body, timeout_s=TIMEOUT_S.get(command, 30.0))
     if args.json:
         print(json.dumps({"ok": True, **reply}))
@@ -59,6 +70,36 @@ def run(args: argparse.Namespace) -> int:
             print(line)
         print(f"{command}: done")
     return 0
+
+
+def _move(client: StationClient, args: argparse.Namespace) -> int:
+    """The move ends with this command, however that ends."""
+    try:
+        with _interrupted():
+            client.to_pose(args.command, args.group)
+    except KeyboardInterrupt:
+        print(f"{args.command}: given up; the robots brake and hold, disarmed", file=sys.stderr)
+        return 130
+    print(json.dumps({"ok": True}) if args.json else f"{args.command}: done")
+    return 0
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[None]:
+    """SIGTERM, and SIGHUP of a terminal that closes, end the block as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for kind, handler in before.items():
+            if handler is not signal.SIG_IGN:  # as nohup has it
+                signal.signal(kind, interrupt)
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def _table(title: str, rows: list[list[str]], emit: Callable[[str], None] = print) -> None:

@@ -39,27 +39,70 @@ def test_a_reset_that_half_fails_moves_nothing_and_stays_a_fault(streaming):
         assert len(after) == 0 or after.max() - after.min() <= 1
 
 
-def test_leaving_a_supervisor_in_a_hurry_stops_the_move_it_made(station):
-    station.client.arm("followers")
-    number = station.client.post("home")
-    wait_until(
-        lambda: station.client.tick("follower_left")["source"] == Source.SUPERVISOR, "the move"
-    )
-    wait_until(lambda: abs(station.client.tick("follower_left")["sent"][1] + 1.85) > 0.1, "motion")
+class GivenUpError(Exception):
+    """Whoever asked for a move has something else to do."""
+
+
+def test_a_move_ends_with_its_asker_and_with_its_supervisor(station):
+    """The supervisor makes it, for somebody who waits for it, or no more."""
+    client = station.client
+
+    def shoulder() -> float:
+        return float(client.tick("follower_left")["sent"][1])
+
+    def goes(since: float) -> bool:
+        return (
+            client.tick("follower_left")["source"] == Source.SUPERVISOR
+            and abs(shoulder() - since) > 0.04
+        )
+
+    def stands(since_ns: int, within_s: float, goal: float = -0.96) -> None:
+        nothing_moves_for(station, 0.2)
+        t_ns, servos, ticks = station.goals("follower_left")
+        assert (last_motion_ns(t_ns, servos, ticks) - since_ns) / 1e9 < within_s
+        assert_continuous(t_ns, servos, ticks)
+        assert abs(shoulder() - goal) > 0.02, "it went on to the end"
+
+    start, hung_ns = shoulder(), 0
+
+    def hang_when_it_moves() -> None:
+        nonlocal hung_ns
+        if goes(start):
+            hung_ns = time.monotonic_ns()
+            station.supervisor.send_signal(signal.SIGSTOP)
+            raise GivenUpError
+
+    try:
+        with pytest.raises(GivenUpError):
+            client.to_pose("home", "followers", keep=hang_when_it_moves)
+        stands(hung_ns, 2.0)
+        assert all(station.lifecycle(robot) is Lifecycle.STOPPED for robot in ROBOTS)
+    finally:
+        station.supervisor.send_signal(signal.SIGCONT)
+    client.request("reset", timeout_s=30)
+
+    start = shoulder()
+    asker = station.start("home", "v")
+    wait_until(lambda: goes(start), "motion")
+    ended_ns = time.monotonic_ns()
+    asker.send_signal(signal.SIGINT)
+    assert asker.wait(20) == 130
+    stands(ended_ns, 1.0)
+    assert all(station.lifecycle(robot) is Lifecycle.DISARMED for robot in ROBOTS)
+    groups = client.status()["groups"]["followers"]
+    assert (groups["holder"], groups["stop"]) == (None, None)
+
+    start = shoulder()
+    client.post("sleep")
+    wait_until(lambda: goes(start), "motion")
     station.supervisor.send_signal(signal.SIGKILL)
     station.supervisor.wait()
     killed_ns = time.monotonic_ns()
     wait_until(
-        lambda: all(
-            int(station.client.tick(r)["difference"]) & Difference.OUT_OF_LEASE for r in ROBOTS
-        ),
+        lambda: all(int(client.tick(r)["difference"]) & Difference.OUT_OF_LEASE for r in ROBOTS),
         "the lease's end",
     )
-    nothing_moves_for(station, 0.2)
-    assert number > 0
-    t_ns, servos, ticks = station.goals("follower_left")
-    assert (last_motion_ns(t_ns, servos, ticks) - killed_ns) / 1e9 < 2.0
-    assert_continuous(t_ns, servos, ticks)
+    stands(killed_ns, 2.0, goal=-1.85)
 
 
 def test_malformed_requests_are_answered_and_harm_nobody(station):

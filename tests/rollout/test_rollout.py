@@ -186,6 +186,18 @@ def test_a_person_who_moves_the_robot_is_not_driven_home(
     assert abs(waist(station) - 0.3) < 0.05
 
 
+def test_ctrl_c_ends_the_way_home(station: VirtualStation, reach: ReachServer) -> None:
+    go_to(station, 1.2)
+    run = start(station, reach, "--start", "home")
+    wait_until(lambda: waist(station) < 1.1, "the way home")
+    run.send_signal(signal.SIGINT)
+    said = result(station, run)
+    assert said["ended"] == "cancelled before it began"
+    assert waist(station) > 0.3
+    assert station.lifecycle("follower_left") is Lifecycle.DISARMED
+    assert station.client.status()["groups"]["followers"]["stop"] is None
+
+
 def test_synchronous_execution_stands_still_while_the_policy_thinks(
     station: VirtualStation, reach: ReachServer
 ) -> None:
