@@ -111,8 +111,8 @@ class StationAgent:
         self._disk = Disk(outbox, self._session.config.free_space_floor_bytes)
         link = SiteLink(pairing.site, pairing.token, ca)
         self._state = self._snapshot(self._view.look())
-        self.heart = Heart(link, self._heartbeat)
         self.sync = Sync(link, outbox, pairing.station, shared, say)
+        self.heart = Heart(link, self._heartbeat, self.sync.nudge)
 
     def run(self, ending: Callable[[], bool]) -> None:
         """Work until ``ending()``; what is recorded then is kept, and told of the next time."""

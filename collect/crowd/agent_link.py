@@ -160,14 +160,21 @@ class _Worker:
 
 
 class Heart(_Worker):
-    """Tells the site twice a second how the robot is; ``orders`` is what it asks for."""
+    """Tells the site twice a second how the robot is; ``orders`` is what it asks for. ``back`` is
+    called when the site answers again."""
 
-    def __init__(self, link: SiteLink, state: Callable[[], tuple[dict[str, Any], int]]) -> None:
+    def __init__(
+        self,
+        link: SiteLink,
+        state: Callable[[], tuple[dict[str, Any], int]],
+        back: Callable[[], None],
+    ) -> None:
         super().__init__("heartbeat")
         self.orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.trouble = "no heartbeat yet"
         self._link = link
         self._state = state
+        self._back = back
 
     def _work(self) -> float:
         state, fence = self._state()
@@ -180,7 +187,9 @@ class Heart(_Worker):
         except ValueError as error:
             self.trouble = f"the site says what this agent does not understand: {error}"[:300]
             return AWAY_S
-        self.trouble = None
+        if self.trouble is not None:
+            self.trouble = None
+            self._back()
         for order in answer.orders:
             self.orders.put(order)
         return BEAT_S

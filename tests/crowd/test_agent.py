@@ -25,7 +25,7 @@ import pytest
 from collect.crowd import agent_link
 from collect.crowd.agent import OrderRefusedError, StationAgent, checked_order
 from collect.crowd.agent_disk import Disk
-from collect.crowd.agent_link import SiteError, SiteLink, Sync
+from collect.crowd.agent_link import Heart, SiteError, SiteLink, Sync
 from collect.crowd.outbox import KEPT_DONE_S, Entry, Outbox, Pairing
 from collect.crowd.tables import new_id
 from collect.space import free_bytes
@@ -404,6 +404,7 @@ class _Site(http.server.BaseHTTPRequestHandler):
     beats: list[dict[str, Any]]
     results: list[dict[str, Any]]
     file = "none"
+    status = 200
 
     def do_POST(self) -> None:
         told = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -414,7 +415,7 @@ class _Site(http.server.BaseHTTPRequestHandler):
             self.results.append(told)
             answer = {"file": self.file}
         body = json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(self.status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -496,6 +497,42 @@ def test_an_answer_that_is_none_and_a_disk_that_fails_end_no_sync(
     finally:
         sync.close()
     assert outbox.get(PLAY) is None
+
+
+def test_what_waits_is_told_as_soon_as_the_site_answers_again(
+    http_site: tuple[str, type[_Site]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever played gets their points then, not when the longest pause is over."""
+    for pause, seconds in {
+        "BEAT_S": 0.02,
+        "AWAY_S": 0.02,
+        "SHORTEST_S": 600,
+        "LONGEST_S": 600,
+    }.items():
+        monkeypatch.setattr(agent_link, pause, seconds)
+    site, handler = http_site
+    handler.status = 503
+    outbox = Outbox(tmp_path / "o")
+    outbox.put(ended(PLAY, time.time()))
+    sync = Sync(SiteLink(site, "t"), outbox, "cafe")
+    heart = Heart(SiteLink(site, "t"), lambda: ({}, 0), sync.nudge)
+
+    def until(met: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30.0
+        while not met():
+            assert time.monotonic() < deadline, (sync.trouble, heart.trouble)
+            time.sleep(0.01)
+
+    try:
+        for worker in (sync, heart):
+            worker.start()
+            until(lambda worker=worker: "503" in str(worker.trouble))
+        handler.status = 200
+        until(lambda: not outbox.entries("ended"))
+        until(lambda: sync.trouble is None and heart.trouble is None)
+    finally:
+        for worker in (sync, heart):
+            worker.close()
 
 
 def test_what_the_site_does_not_know_is_kept_for_a_month_and_told_of(

@@ -102,7 +102,7 @@ class Cafe:
         return SiteLink(self.config.origin, self.token)
 
     def heart(self) -> Heart:
-        return Heart(self.link(), self._told)
+        return Heart(self.link(), self._told, back=lambda: None)
 
     def sync(self, outbox: Outbox | None = None, shared: Path | None = None) -> Sync:
         return Sync(self.link(), outbox or self.outbox, "cafe", shared)
