@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the leader arms, and brings the episodes to the site. The site can only ask to begin and "
         "to end a play: nothing that comes from the web says how anything moves. When the site is "
         "away, recordings go to their end and wait in the outbox; nothing is lost when this "
-        "program is killed. Ctrl-C ends it: what is being recorded is kept."
+        "program is killed. While the disk is full nothing is begun. What the site does not know, "
+        "as its database came back from a backup, goes after 30 days. Ctrl-C ends it: what is "
+        "being recorded is kept."
     )
     parser.epilog = (
         "examples:\n"

@@ -20,9 +20,9 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Arms of the incentive experiment: material (sees rewards), intrinsic (badges and levels) "
-        "and social (leaderboards). Who signs in for the first time while arms are on is given "
-        "one of them by chance, by weight, and keeps it for good. With no arm on, everybody who "
-        "comes sees everything."
+        "and social (leaderboards). Who agrees to research at the first visit while arms are on is "
+        "given one of them by chance, by weight, and keeps it for good. Everybody else sees "
+        "everything."
     )
     parser.epilog = (
         "examples:\n"
