@@ -333,7 +333,6 @@ class Story:
         cafe.report(play)
         return play
 
-
     def disk_full(self) -> None:
         """No file of the agent's can grow: it does not begin what it could not keep."""
         cafe = self.cafe
