@@ -34,6 +34,7 @@ from robot_stack.types import (
     StopCategory,
 )
 
+from .child_output import print_or_go_on
 from .chunk_buffer import ChunkBuffer
 from .inbox import Inbox
 from .orders import Orders
@@ -453,6 +454,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--robot", required=True)
     parser.add_argument("--after-crash", action="store_true")
     options = parser.parse_args(arguments)
+    print_or_go_on()
     try:
         station = load_station(options.station_file)
         ArmProcess(station, options.robot, after_crash=options.after_crash).run()

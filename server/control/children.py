@@ -20,6 +20,9 @@ CALM_S = 30.0  # a child that ran this long starts again without back-off
 # that one may stand and be well: a new connection to a robot whose hand is slow to answer.
 HANG_S = 12.0
 START_HANG_S = 60.0  # likewise until its first turn: imports, and a first connection
+LOG_BYTES = 1 << 20  # a log is memory, in /dev/shm: a longer one is cut down to
+KEPT_BYTES = 1 << 16  # its end
+LAST_BYTES = 4096  # of a log are looked at for last words: the supervisor's loop waits meanwhile
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Child:
         command = list(self.command)
         if after_crash and self.crash_option:
             command.append(self.crash_option)
+        self.trim_log()
         with self.log.open("ab") as log:
             self.popen = subprocess.Popen(
                 command,
@@ -145,6 +149,26 @@ class Child:
     def last_words(self, lines: int = 3) -> str:
         """The end of the child's log, for messages about its death."""
         try:
-            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+            return "\n".join(self._log_end(LAST_BYTES).splitlines()[-lines:])
         except OSError:
             return ""
+
+    def _log_end(self, limit: int) -> str:
+        with self.log.open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - limit))
+            return log.read().decode(errors="replace")
+
+    def trim_log(self) -> None:
+        """Cut a log that has become long down to its end.
+
+        The child goes on appending to it; what it writes at this very moment may be lost.
+        """
+        try:
+            if self.log.stat().st_size <= LOG_BYTES:
+                return
+            end = self._log_end(KEPT_BYTES)
+            with self.log.open("r+b") as log:  # over what is there: /dev/shm may be full
+                log.write((end.partition("\n")[2] or end).encode())
+                log.truncate()
+        except OSError:  # without a log a robot holds as well
+            return

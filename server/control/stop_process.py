@@ -35,6 +35,8 @@ from robot_stack.records import STOP_DEVICE, ring_path
 from robot_stack.shared_memory import Flag, RingWriter
 from robot_stack.types import StopCategory
 
+from .child_output import print_or_go_on
+
 __all__ = ["StopProcess", "Stops", "add_arguments", "run"]
 
 HEARTBEAT_S = 0.1
@@ -213,6 +215,7 @@ class _Ended:
 
 
 def _listen_to_device(station: Station, config: StopDeviceConfig) -> int:
+    print_or_go_on()
     process = StopProcess(station, config)
     print(f"{config.name}: {setup(PRIORITY)}", flush=True)
     signals = _Ended()

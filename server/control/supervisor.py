@@ -11,6 +11,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ __all__ = ["Supervisor", "add_arguments", "run"]
 
 POLL_MS = 5
 LINGER_MS = 2000
+TRIM_S = 1.0  # between looks at the length of the children's logs
 PRIORITY = 20  # below teleoperation and the arm processes: a stop request must not wait for a build
 
 
@@ -69,6 +71,7 @@ class Supervisor:
         self.winding_down = False
         self.ended = False
         self._signals = 0
+        self._trim_at = 0.0
         (directory / "control.ipc").unlink(missing_ok=True)
         self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self.socket.bind(control_endpoint(name))
@@ -123,6 +126,7 @@ class Supervisor:
         for group in self.station.groups:
             self.plane.leases.holder(group)  # publishes expiry
         self._watch_children()
+        self._trim_logs()
         self.plane.watch_stop_devices()
         for entry in list(self.pending):
             self._advance(entry)
@@ -160,6 +164,12 @@ class Supervisor:
             if child.revive():
                 words = child.last_words(1)
                 print(f"{key} {fate} and was started again. It last said: {words}", flush=True)
+
+    def _trim_logs(self) -> None:
+        if (now := time.monotonic()) >= self._trim_at:
+            self._trim_at = now + TRIM_S
+            for child in self.children.values():
+                child.trim_log()
 
     def _watch_loop(self, name: str, child: Child) -> None:
         """A device library can wait for ever, beyond the reach of the loop that called it: an arm

@@ -66,10 +66,14 @@ def test_a_killed_arm_process_drops_nothing_and_stops_the_other_arm(streaming):
 def test_an_arm_process_that_hangs_is_killed_and_comes_back_in_fault(station):
     station.client.arm("followers")
     before = station.pid("arm.follower_left")
+    log = station.directory / "v" / "arm.follower_right.log"
+    with log.open("a") as file:
+        file.write("a line that comes in every turn\n" * 100_000)
     os.kill(before, signal.SIGSTOP)  # as one that a library keeps for ever: it lives, and is silent
     wait_until(lambda: station.pid("arm.follower_left") != before, "a new arm process", 3 * HANG_S)
     assert started_at(before) is None
     wait_until(lambda: station.lifecycle("follower_left") is Lifecycle.FAULT, "its return in fault")
+    assert log.stat().st_size < 100_000, "logs lie in memory"
     assert "arm.follower_left hung" in station.log("supervisor")
     assert station.lifecycle("follower_right") is Lifecycle.STOPPED
     assert torque(station, "follower_left") == [1] * 9
