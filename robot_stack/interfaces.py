@@ -70,6 +70,14 @@ class Robot(Device, Protocol):
         """Send one position target; returns what was sent after the device's own quantisation.
         Joints without torque are skipped. DeviceError when the bus is gone."""
 
+    def halt(self) -> NDArray[np.float64] | None:
+        """Called before each ``write`` of a turn in which the robot follows nobody (a stop,
+        disarmed, no lease, nothing new, a target that is refused), in which ``write`` only brings
+        the joints to rest. A part that travels to its target by itself, as a Franka's hand does,
+        stops where it is, but keeps hold of what it has gripped. Returns (dof,) what those parts
+        hold now, which is then written and is where their next motion starts, and NaN for all
+        other joints; None where every joint is where ``write`` last put it."""
+
     def path(
         self, pose: Literal["home", "sleep"], start: NDArray[np.float64], dt_s: float
     ) -> NDArray[np.float64]:

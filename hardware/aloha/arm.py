@@ -276,6 +276,10 @@ class AlohaArm:
         present: NDArray[np.int32] = self._state.position_ticks[self._scale.masters]
         return present
 
+    def halt(self) -> Array | None:
+        """Servos go no farther than they are written to."""
+        return None
+
     def held(self) -> Array:
         """The targets (7,) that the servos hold, and where joints without torque are; no bus
         traffic. A gripper is given as it is commanded, as a fraction of joint angle."""

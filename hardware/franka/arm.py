@@ -62,7 +62,8 @@ NOTICE_S = 2.0
 class FrankaArm:
     """One arm with its hand; without a hand (gripper: null) it has seven joints.
 
-    The hand's width is read at 10 Hz and its age told; ``age_s`` of it does not stop the arm.
+    The hand's width is read at 10 Hz and its age told; ``age_s`` of it does not stop the arm. The
+    hand moves by itself, so it is told when nobody moves the robot (``halt``).
     """
 
     def __init__(self, config: FrankaConfig) -> None:
@@ -204,7 +205,9 @@ class FrankaArm:
         self._reading = reading
         self._judge(backend, reading, now_s)
         if self._gripper is not None:
-            self._gripper.poll(now_s, may_start=self._able(reading) or self._resting)
+            self._gripper.poll(now_s)
+            if not self._able(reading):  # the hand has no user stop and no reflexes of its own
+                self._gripper.halt(now_s)
         return self._state(backend, reading, now_ns)
 
     def _judge(self, backend: Backend, reading: Reading, now_s: float) -> None:
@@ -312,10 +315,10 @@ class FrankaArm:
             raise DeviceError(f"franka: a target is {self._spec.dof} finite numbers, not {target}")
         if not self._able(reading):
             return self.held()
-        if self._gripper is not None:
-            self._gripper.ask(float(target[-1]))
-        q = target[:ARM_JOINTS]
         now_s = time.monotonic()
+        if self._gripper is not None:
+            self._gripper.ask(float(target[-1]), now_s)
+        q = target[:ARM_JOINTS]
         if not backend.tracking:
             anchor = reading.q if self._anchor is None else self._anchor
             if np.abs(q - anchor).max() <= STANDING_RAD:
@@ -334,6 +337,13 @@ class FrankaArm:
         self._followed, self._followed_s = q, now_s
         self._anchor = None
         return target
+
+    def halt(self) -> Array | None:
+        """The hand stops where it is; its fraction last (dof,), after NaN for the arm's joints."""
+        if self._gripper is None:
+            return None
+        self._gripper.halt(time.monotonic())
+        return np.append(np.full(ARM_JOINTS, math.nan), self._gripper.held)
 
     def held(self) -> Array:
         """What is tracked (dof,), or where the robot holds itself."""

@@ -1,11 +1,14 @@
 """The Franka hand as the driver sees it: a cached width with its age, and targets that never wait.
 
-The hand takes one command at a time and cannot be hurried: a target that comes while the fingers
-move is kept, the newest only, and sent when they are done. Closing onto something: a move that
-ends short of its width while closing becomes a grasp there, and a target below ``GRASP_BELOW_M``
-is a grasp at once, which holds with the configured force. A command that takes longer than its way
-at its speed and a deadline is named in ``notice``, stopped, and at last its worker process is
-killed and started again; the arm goes on meanwhile.
+The hand takes one command at a time and cannot be hurried: while the fingers move the newest
+target is waited with, and sent when they are done and it is still asked for. Closing onto
+something: a move that ends short of its width while closing becomes a grasp there, and a target
+below ``GRASP_BELOW_M`` is a grasp at once, which holds with the configured force. A command that
+takes longer than its way at its speed and a deadline is named in ``notice``, stopped, and at last
+its worker process is killed and started again; the arm goes on meanwhile.
+
+It travels by itself, so a robot that stops must tell it: nothing is sent but in ``ask``, and
+``halt`` stops what is under way. Only what a finished grasp holds stays held.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ SAME_M = 0.0005
 SHORT_M = 0.003  # a closing move that ends this far from its width has met something
 OPENER_M = 0.002  # a target this much wider than what is held lets go
 STOP_S = 1.0  # after which a command that was stopped and has not ended costs the worker its life
+# A stop that overtakes its command in the worker stops nothing: it is sent until the command ends.
+STOP_AGAIN_S = 0.1
 START_S = 5.0
 SILENT_S = 1.0
 RESTART_S = (0.5, 2.0, 5.0, 10.0)
@@ -43,8 +48,9 @@ class Gripper:
     """One hand. ``poll`` costs a system call when nothing is new; nothing here but ``start`` waits.
 
     ``fraction`` of its stroke (0 closed, 1 open) as measured, NaN before the first state, and
-    ``speed`` (1/s) between the last two; ``held`` as last asked for; ``age_s`` of the measured
-    width; ``notice`` in words what is wrong, empty when nothing.
+    ``speed`` (1/s) between the last two; ``held`` as last asked for, after ``halt`` where the
+    fingers are; ``age_s`` of the measured width; ``notice`` in words what is wrong, empty when
+    nothing.
     """
 
     def __init__(
@@ -65,10 +71,14 @@ class Gripper:
         self._kind = ""
         self._seq = 0
         self._gripping = False
+        self._closed_ns = -1
+        self._closed_ok = self._met = False
         self._refused = math.nan
         self._deadline_s = math.inf
         self._sent_s = math.inf
         self._stopped = False
+        self._halted = False
+        self._halt_s = -math.inf
         self._started_s = 0.0
         self._restart_s = math.inf
         self._restarts = 0
@@ -117,6 +127,7 @@ class Gripper:
 
     def _idle(self) -> None:
         self._kind, self._deadline_s, self._stopped = "", math.inf, False
+        self._halted, self._halt_s = False, -math.inf
 
     def close(self) -> None:
         """End the worker; the hand holds what it holds. Safe to call twice."""
@@ -141,7 +152,9 @@ class Gripper:
 
     @property
     def held(self) -> float:
-        return (self._width if math.isnan(self._target) else self._target) / self._max_width
+        if not math.isnan(self._target):
+            return self._target / self._max_width
+        return (self._sent if self._gripping else self._width) / self._max_width
 
     def age_s(self, now_ns: int) -> float:
         return math.inf if self._state_t_ns < 0 else (now_ns - self._state_t_ns) / 1e9
@@ -155,28 +168,37 @@ class Gripper:
                 return f"gripper: no state for {age_s:.1f} s"
         return ""
 
-    def ask(self, fraction: float) -> None:
-        """The fingers should be this far open; the newest target counts."""
+    def ask(self, fraction: float, now_s: float) -> None:
+        """The fingers should be this far open: sent at once when they are free, otherwise the
+        newest target counts once they are. To be said again and again."""
         self._target = min(max(fraction, 0.0), 1.0) * self._max_width
+        if self._link is not None and not self._kind and not math.isnan(self._width):
+            self._send_next(now_s)
 
-    def poll(self, now_s: float, *, may_start: bool = True) -> None:
-        """Take up what the worker says, send what is due, and see to a worker that hangs.
+    def halt(self, now_s: float) -> None:
+        """Nobody moves the fingers now: they stop where they are, and what was asked is forgotten.
+        What a finished grasp holds stays held. To be said for as long as that is so."""
+        self._target, self._closed_ns, self._met = math.nan, -1, False
+        if not self._kind:
+            if not self._gripping:
+                self._sent = self._refused = math.nan
+            return
+        if not self._halted:
+            self._halted = True
+            self._deadline_s = min(self._deadline_s, now_s + STOP_S)
+        if now_s >= self._halt_s:
+            self._halt_s = now_s + STOP_AGAIN_S
+            self._tell({"do": "stop"})
 
-        Unless the fingers ``may_start`` to move (the arm is stopped), what was asked is forgotten.
-        """
+    def poll(self, now_s: float) -> None:
+        """Take up what the worker says, and see to one that hangs."""
         if self._link is None:
             if now_s >= self._restart_s:
                 self._launch()
             return
         self._receive()
-        if self._link is None:
-            return
-        if self._kind:
+        if self._link is not None and self._kind:
             self._watch(now_s)
-        elif not may_start:
-            self._target = math.nan
-        elif not math.isnan(self._target) and not math.isnan(self._width):
-            self._send_next(now_s)
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -204,6 +226,8 @@ class Gripper:
                 self._max_width = message["max_width"]
             if not self._kind and not self._stopped:
                 self._trouble = ""
+            if 0 <= self._closed_ns < self._state_t_ns:
+                self._closed()
             if time.monotonic() - self._started_s > CALM_S:
                 self._restarts = 0
         elif "done" in message:
@@ -213,23 +237,42 @@ class Gripper:
             self._failed = str(message["failed"])
 
     def _done(self, ok: bool, text: str) -> None:
-        closing_short = self._kind == "close" and self._width > self._sent + SHORT_M
+        halted, closing = self._halted, self._kind == "close"
         self._gripping = ok and self._kind == "grasp"
         self._refused = math.nan
         self._idle()
-        self._trouble = f"gripper: {text}" if text and not closing_short else ""
-        if closing_short and self._target <= self._sent + SAME_M:
-            self._gripping = False
-            self._send("grasp", self._sent, time.monotonic())
-        elif not ok and not self._gripping and not closing_short:
-            # Not where it was sent: it is asked again when the target changes.
-            self._refused, self._sent = self._sent, self._width
+        if halted:  # its end says nothing about what is between the fingers
+            self._trouble = ""
+            if not self._gripping:
+                self._sent = math.nan
+            return
+        if closing:  # the width is as old as 0.1 s: the next one tells what came of it
+            self._closed_ns, self._closed_ok = time.monotonic_ns(), ok
+            return
+        self._trouble = f"gripper: {text}" if text else ""
+        if not ok and not self._gripping:
+            self._not_there()
+
+    def _closed(self) -> None:
+        """Whether the closing move that has ended met something."""
+        self._closed_ns = -1
+        self._met = self._width > self._sent + SHORT_M
+        if not self._closed_ok and not self._met:
+            self._not_there()
+
+    def _not_there(self) -> None:
+        """It is asked again when the target changes."""
+        self._refused, self._sent = self._sent, self._width
 
     # -- commands ----------------------------------------------------------------------------
 
     def _send_next(self, now_s: float) -> None:
         target = self._target
-        last = self._width if math.isnan(self._sent) else self._sent
+        if self._met and target <= self._sent + SAME_M:
+            self._send("grasp", self._sent, now_s)
+            return
+        here = min(max(self._width, 0.0), self._max_width)
+        last = here if math.isnan(self._sent) else self._sent
         if abs(target - last) < SAME_M or abs(target - self._refused) < SAME_M:
             return
         if self._gripping and target <= self._width + OPENER_M:
@@ -241,7 +284,7 @@ class Gripper:
             self._send("close" if target < self._width else "open", target, now_s)
 
     def _send(self, kind: str, width: float, now_s: float) -> None:
-        assert self._link is not None
+        self._closed_ns, self._met = -1, False
         self._seq += 1
         self._kind, self._sent, self._sent_s = kind, width, now_s
         if kind == "open":
@@ -255,6 +298,10 @@ class Gripper:
             "speed": self._config.speed,
             "force": self._config.force,
         }
+        self._tell(order)
+
+    def _tell(self, order: dict[str, Any]) -> None:
+        assert self._link is not None
         with contextlib.suppress(BlockingIOError, ConnectionError):  # the deadline sees to it
             self._link.send(json.dumps(order).encode())
 
@@ -268,9 +315,7 @@ class Gripper:
         self._trouble = f"gripper: {hangs}"
         if not self._stopped:
             self._stopped = True
-            assert self._link is not None
-            with contextlib.suppress(BlockingIOError, ConnectionError):
-                self._link.send(b'{"do": "stop"}')
+            self._tell({"do": "stop"})
         elif now_s > self._deadline_s + STOP_S:
             self._lost(hangs)
 

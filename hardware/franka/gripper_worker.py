@@ -29,6 +29,8 @@ from robot_stack.processes import end_with
 __all__ = ["main"]
 
 WHOLE_STROKE_M = 0.08
+# panda-py waits for a state (10 Hz) with Python's lock held, and a stop must not wait with it.
+PANDA_PAUSE_S = 0.08
 LARGEST_MESSAGE = 4096
 
 
@@ -59,7 +61,7 @@ class _Worker:
                 os._exit(0)
             order = json.loads(data)
             if order["do"] == "stop":
-                threading.Thread(target=self._stop, daemon=True).start()
+                self._stop()  # before any later order; should it hang, so does the command
             else:
                 self._orders.put(order)
 
@@ -83,6 +85,8 @@ class _Worker:
                 max_width=state.max_width,
                 grasped=bool(state.is_grasped),
             )
+            if self._library == "panda":
+                time.sleep(PANDA_PAUSE_S)
 
     def _commands(self) -> None:
         while True:

@@ -182,6 +182,14 @@ class SafetyFilter:
         self._velocity = [0.0] * self._dof
         self._engaged = False
 
+    def place(self, position: Array) -> None:
+        """Joints that the robot has stopped by itself stand at ``position`` (dof,); NaN: it has
+        not."""
+        held = self._held()
+        for i, value in enumerate(position.tolist()):
+            if not math.isnan(value):
+                held[i], self._velocity[i] = value, 0.0
+
     @property
     def position(self) -> Array:
         """What was last sent, (dof,)."""

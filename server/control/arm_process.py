@@ -183,6 +183,7 @@ class ArmProcess:
     def turn(self) -> tuple[Difference, float]:
         """One tick: returns why sent differs from asked, and the guard's distance."""
         self._asked[:] = math.nan
+        self._chunk = (-1, -1, -1)
         if self._mode is CommandMode.EE_POSE:
             self._asked_pose[:] = math.nan
         if not self.connected and not self._connect():
@@ -361,12 +362,17 @@ class ArmProcess:
         if not self.torque.all():
             difference |= Difference.TORQUE_OFF
         try:
-            self.robot.write(result.sent)
+            stopped = None if self.filter.engaged else self.robot.halt()
+            if stopped is not None:
+                self.filter.place(stopped)
+                unknown = np.isnan(stopped)
+                sent, rest = np.where(unknown, sent, stopped), np.where(unknown, rest, stopped)
+            self.robot.write(sent)
         except DeviceError as error:
             self._fail(str(error))
             return difference | Difference.NOT_WRITTEN, distance
         self.standing = bool(np.abs(result.sent - self.sent).max() < STANDSTILL)
-        self.sent, self.rest = result.sent, result.rest
+        self.sent, self.rest = sent, rest
         self.sent_t_ns = time.monotonic_ns()
         self._power_off_when_standing()
         return difference, distance

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from hardware.franka.arm import FrankaArm
 from robot_stack import registry
 from robot_stack.config import load_station
+from robot_stack.errors import DeviceError
 from robot_stack.records import command_record, mailbox_path
 from robot_stack.shared_memory import RingWriter
 from robot_stack.types import CommandMode, Lifecycle, RobotState, Source
@@ -43,9 +44,18 @@ groups:
 
 
 class IdealFranka(FrankaArm):
-    """The Franka driver's spec and kinematics on a robot without wires, mass or delay."""
+    """The Franka driver's spec and kinematics on a robot without wires, mass or delay.
+
+    ``fingers``: where its hand stands while it is halted, None for a hand that stands where it is
+    sent. ``silent``: it does not answer.
+    """
+
+    fingers: float | None = None
+    silent = False
 
     def connect(self) -> None:
+        if self.silent:
+            raise DeviceError("it does not answer")
         self.q = np.array(self.spec.home)
         self.powered = np.ones(DOF, dtype=bool)
         self._poses = self.inverse_kinematics()
@@ -54,6 +64,8 @@ class IdealFranka(FrankaArm):
         """Nothing is open."""
 
     def read(self, deadline_s: float) -> RobotState:
+        if self.silent:
+            raise DeviceError("it does not answer")
         return RobotState(
             t_ns=arm_process.time.monotonic_ns(),
             q=self.q,
@@ -69,6 +81,11 @@ class IdealFranka(FrankaArm):
     def write(self, target: Array) -> Array:
         self.q = target
         return target
+
+    def halt(self) -> Array | None:
+        if self.fingers is None:
+            return None
+        return np.append(np.full(DOF - 1, np.nan), self.fingers)
 
     def held(self) -> Array:
         return self.q
@@ -135,7 +152,13 @@ class Rig:
         return self.kinematics.pose(self.arm.sent)
 
     def send(
-        self, rows: Any, mode: int = CommandMode.EE_POSE, *, start_ns: int = 0, dt_ns: int = 0
+        self,
+        rows: Any,
+        mode: int = CommandMode.EE_POSE,
+        *,
+        start_ns: int = 0,
+        dt_ns: int = 0,
+        chunk_id: int = -1,
     ) -> None:
         rows = np.atleast_2d(np.asarray(rows, dtype=np.float64))
         with self._mailbox.writing() as record:
@@ -148,7 +171,7 @@ class Rig:
             record["start_t_ns"] = start_ns
             record["dt_ns"] = dt_ns
             record["observation_t_ns"] = -1
-            record["chunk_id"] = -1
+            record["chunk_id"] = chunk_id
             record["target"][: len(rows)] = rows
         self._seq += 1
 

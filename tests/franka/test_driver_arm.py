@@ -6,6 +6,7 @@ import functools
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -349,6 +350,17 @@ def handed(process: FrankaProcess, model: Any) -> FrankaConfig:
     return FrankaConfig(process.address, model=model, gripper=GripperConfig(deadline_s=0.5))
 
 
+def fingers_stand(process: FrankaProcess) -> Callable[[], bool]:
+    """Whether they have for 80 turns, longer than from one command of a hand to the next."""
+    widths: list[float] = []
+
+    def stand() -> bool:
+        widths.append(process.call("status")["finger_width"])
+        return len(widths) > 80 and np.ptp(widths[-80:]) < 2e-4
+
+    return stand
+
+
 @pytest.mark.parametrize("version", [10, 5])
 def test_the_hand_opens_and_closes_and_its_newest_target_counts(
     virtual: StartArm, version: Version
@@ -362,6 +374,9 @@ def test_the_hand_opens_and_closes_and_its_newest_target_counts(
                 driven.target[7] = goal
                 driven.run(0.05)
             driven.until(lambda g=goals[-1]: abs(driven.state.q[7] - g) < 0.03, "the hand")
+        driven.until(fingers_stand(process), "the fingers standing")
+        assert not process.call("status")["grasped"], "it met nothing, so it grasps nothing"
+        driven.until(lambda: abs(driven.state.q[7] - 0.5) < 0.03, "the hand where it was asked")
         assert driven.state.age_s[7] < 1.0
         assert driven.state.applied is not None
         assert driven.state.applied[7] == pytest.approx(0.5, abs=0.01)
@@ -382,6 +397,25 @@ def test_a_hand_that_hangs_is_named_and_the_arm_goes_on(virtual: StartArm) -> No
         driven.target[7] = 0.5
         driven.until(lambda: abs(driven.state.q[7] - 0.5) < 0.03, "the hand")
         driven.until(lambda: not driven.state.notice, "the end of the notice")
+
+
+@pytest.mark.parametrize("version", [10, 5])
+def test_a_user_stop_stops_the_hand_too(virtual: StartArm, version: Version) -> None:
+    process = virtual(version)
+    model: Any = "fr3" if version == 10 else "fer"
+    hand = GripperConfig(speed=0.02)  # 4 s for its stroke
+    with Driven(FrankaConfig(process.address, model=model, gripper=hand)) as driven:
+        driven.target[7] = 0.5
+        driven.until(lambda: driven.state.q[7] < 0.97, "the hand closing")
+        driven.target[7] = 0.0
+        driven.run(0.05)
+        process.fault("user_stop")
+        driven.until(lambda: driven.arm.faults() is not None, "the fault")
+        driven.until(lambda: driven.arm.held()[7] == driven.state.q[7], "what was asked forgotten")
+        driven.until(fingers_stand(process), "the fingers standing")
+        width = process.call("status")["finger_width"]
+        assert width > 0.042, "neither the move nor the squeeze after it went to its end"
+        assert driven.state.notice == ""
 
 
 def test_a_missing_hand_is_an_error_that_says_how_to_go_without() -> None:

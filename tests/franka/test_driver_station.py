@@ -178,6 +178,65 @@ def test_a_hand_that_hangs_is_named_and_the_arm_goes_on(
     bounded(station.ticks())
 
 
+def test_a_stop_stops_the_hand_and_what_it_was_asked_is_not_done_later(
+    served: Callable[..., FrankaStation],
+) -> None:
+    station = served(gripper={"speed": 0.02})  # 4 s for its stroke
+    fingers_m: list[float] = []
+
+    def stands() -> bool:
+        """For half a second: a grasp that waited for the move would have begun."""
+        fingers_m.append(station.virtual.call("status")["finger_width"])
+        return len(fingers_m) > 50 and np.ptp(fingers_m[-50:]) < 2e-4
+
+    for end in ("stop", "disarm", "silence", "lease"):
+        opening = float(station.tick()["sent"][7])
+        with station.client.lease("arm", "test", source=Source.DEMO) as lease:
+            target = station.tick()["sent"].copy()
+
+            def asked(
+                gripper: float, condition: Callable[[], bool], lease: Any = lease, at: Any = target
+            ) -> Callable[[], bool]:
+                def send() -> bool:
+                    at[7] = gripper
+                    lease.send(at)
+                    return condition()
+
+                return send
+
+            until(asked(opening / 2, lambda o=opening: station.tick()["q"][7] < o - 0.03), "a move")
+            until(asked(0.0, lambda: station.tick()["sent"][7] < 0.001), "the squeeze")
+            if end == "stop":
+                station.client.stop("a finger is in it")
+            elif end == "disarm":
+                station.client.disarm("arm")
+            elif end == "silence":
+                fingers_m.clear()
+                until(stands, "the hand standing")
+        fingers_m.clear()
+        until(stands, f"the hand standing after the {end}")
+        assert fingers_m[-1] > 0.08 * opening / 2, f"{end}: the hand went on"
+        if end == "stop":
+            assert station.lifecycle() is Lifecycle.STOPPED
+            station.client.request("reset", timeout_s=30)
+        station.client.arm("arm")
+        tick = station.tick()
+        assert tick["notice"] == b"" and tick["applied"][7] == tick["sent"][7]
+        assert tick["sent"][7] == pytest.approx(fingers_m[-1] / 0.08, abs=0.01)
+        with station.client.lease("arm", "test", source=Source.DEMO) as lease:
+            start = station.tick()["sent"].copy()
+
+            def pushed(lease: Any = lease, at: Any = start, joint: float = start[0]) -> bool:
+                at[0] = min(at[0] + 0.002, joint + 0.02)
+                lease.send(at)
+                return bool(station.tick()["q"][0] > joint + 0.015)
+
+            until(pushed, "the arm going on")
+        assert station.virtual.call("status")["finger_width"] == pytest.approx(
+            fingers_m[-1], abs=5e-4
+        ), f"{end}: armed again, the hand closes"
+
+
 def test_a_user_stop_is_a_fault_until_it_is_released_and_reset(
     served: Callable[..., FrankaStation],
 ) -> None:

@@ -182,7 +182,8 @@ def test_old_recoveries_are_forgotten_and_a_count_of_zero_latches_at_once() -> N
 
 # -- the hand -----------------------------------------------------------------------------------
 
-# A hand that is wide open and aborts whatever it is told, as a worker process tells it.
+# A hand that is wide open and aborts whatever it is told, as a worker process tells it. States,
+# which end the notice of the last command, come only after a move.
 STUBBORN = """
 import json, socket, sys, time
 link = socket.socket(fileno=int(sys.argv[-1]))
@@ -190,8 +191,19 @@ def state():
     t_ns = time.monotonic_ns()
     link.send(json.dumps({"t_ns": t_ns, "width": 0.08, "max_width": 0.08}).encode())
 state()
-while order := link.recv(4096):
-    seq, width = json.loads(order)["seq"], json.loads(order)["width"]
+do = ""
+while True:
+    link.settimeout(0.05 if do == "move" else None)
+    try:
+        order = link.recv(4096)
+    except TimeoutError:
+        state()
+        continue
+    if not order:
+        break
+    order = json.loads(order)
+    do = order["do"]
+    seq, width = order["seq"], order["width"]
     text = f"aborted {seq} to {1e3 * width:.0f} mm"
     link.send(json.dumps({"done": seq, "ok": False, "text": text}).encode())
 """
@@ -202,29 +214,29 @@ def test_a_hand_that_aborts_is_asked_once_for_each_target_and_never_in_a_stop() 
     hand._command = [sys.executable, "-c", STUBBORN]
     notices: list[str] = []
 
-    def poll(until: str, *, may_start: bool = True) -> None:
+    def ask(fraction: float, until: str) -> None:
         deadline = time.monotonic() + 30.0
         while not any(until in notice for notice in notices):
             assert time.monotonic() < deadline, notices
-            hand.poll(time.monotonic(), may_start=may_start)
+            hand.poll(time.monotonic())
+            hand.ask(fraction, time.monotonic())
             notices.append(hand.notice(time.monotonic()))
 
     hand.start()
     try:
-        hand.ask(0.0)
-        poll("aborted 1 to 0 mm")
+        ask(0.0, "aborted 1 to 0 mm")
         for _ in range(100):  # a window in which it would be asked again
             hand.poll(time.monotonic())
+            hand.ask(0.0, time.monotonic())
             time.sleep(0.001)
-        hand.ask(0.2)
-        hand.poll(time.monotonic(), may_start=False)  # stopped: forgotten, not done later
-        hand.ask(0.5)
-        poll("aborted 3 to 40 mm")  # a close that ends short becomes a grasp there
-        hand.ask(0.0)
-        poll("aborted 4 to 0 mm")
+        hand.halt(time.monotonic())
+        hand.poll(time.monotonic())
+        assert hand.held == 1.0, "what was asked is forgotten"
+        ask(0.5, "aborted 3 to 40 mm")  # a close that ends short becomes a grasp there
+        ask(0.0, "aborted 4 to 0 mm")
     finally:
         hand.close()
-    assert not any("16 mm" in notice or "aborted 5" in notice for notice in notices)
+    assert not any("aborted 5" in notice for notice in notices)
 
 
 # -- messages -----------------------------------------------------------------------------------
