@@ -361,6 +361,7 @@ class ArmProcess:
         distance = self._distance
         if not self.torque.all():
             difference |= Difference.TORQUE_OFF
+        sent, rest = result.sent, result.rest
         try:
             stopped = None if self.filter.engaged else self.robot.halt()
             if stopped is not None:
