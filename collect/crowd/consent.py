@@ -8,6 +8,7 @@ the one that holds.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -269,6 +270,7 @@ def install_default(tx: Session) -> bool:
     return True
 
 
+@functools.cache
 def shipped() -> dict[str, tuple[str, str]]:
     """The text that comes with the site: {language: (title, body)}."""
     return read_texts(DEFAULT)[1]

@@ -102,7 +102,7 @@ def make_staff(tx: Session, key: SiteKey, role: str = "admin", **columns: Any) -
 def make_station(tx: Session, key: SiteKey, token: str | None = None, **columns: Any) -> Station:
     """A station that was heard of just now, paired with the agent's ``token`` where one is."""
     values: dict[str, Any] = {
-        "name": f"station-{next(_counter)}",
+        "name": f"station-{next(_counter):05d}",
         "token_hash": None if token is None else key.mac("agent token", token),
         "paired_at": utc_now(),
         "seen_at": utc_now(),
