@@ -11,19 +11,16 @@ from numpy.typing import NDArray
 
 from collect.rollout import PolicyRunner, RolloutSummary
 from collect.session import RecordingSession
+from collect.streaming import approach
 from robot_stack.client import StationClient
 from robot_stack.config import Station
 from robot_stack.errors import ControlPlaneError, RobotStackError, SharedMemoryError
-from robot_stack.records import CHUNK_ROWS
-from robot_stack.trajectory import minimum_jerk
 from robot_stack.types import Lifecycle, Source
 
 __all__ = ["PolicyEpisode", "Start", "world_dimensions"]
 
 Start = Literal["policy", "home", "here"]
 
-START_SPEED = 0.4  # mean speed of the way to the start, in the joints' units per second
-SHORTEST_START_S = 1.0
 REACHED = 0.05  # of the start, in the joints' units
 POSE_S = 60.0  # the longest way home
 SUCCESS_HELD_S = 0.5  # the world's verdict must stand this long
@@ -152,27 +149,24 @@ class PolicyEpisode:
             lease.renew()
             self._go_on(cancelled)
 
+        def turn() -> bool:
+            keep()
+            self._check_armed()
+            return lease.lost is None
+
         self.say("moving to where the demonstrations began")
         with self.client.lease(self.group.name, "policy", source=Source.POLICY) as lease:
             self.client.request("arm", {"group": self.group.name}, timeout_s=POSE_S, keep=keep)
-            begin = self._sent()
-            seconds = max(SHORTEST_START_S, float(np.abs(goal - begin).max()) / START_SPEED)
-            path = minimum_jerk(begin, goal, seconds, seconds / (CHUNK_ROWS - 1))
-            dt_ns = round(seconds * 1e9 / (CHUNK_ROWS - 1))
-            lease.send_chunk(path, time.monotonic_ns(), dt_ns)
-            deadline = time.monotonic() + 2.0 * seconds
-            while (off := np.abs(self._sent() - goal)).max() > REACHED:
-                keep()
-                self._check_armed()
-                if lease.lost is not None or time.monotonic() > deadline:
-                    worst = int(off.argmax())
-                    joint = self.runner.contract.action[worst].name
-                    raise ControlPlaneError(
-                        f"the start pose was not reached: {joint} is {off[worst]:.3f} away "
-                        f"({lease.lost or 'something is in the way'}); "
-                        "see `robot-stack status`, or begin --start here"
-                    )
-                time.sleep(RECORD_POLL_S)
+            off = approach(lease, goal, self._sent, turn, within=REACHED, settle_s=0.0)
+            lost = lease.lost
+        if off.max() >= REACHED:
+            worst = int(off.argmax())
+            joint = self.runner.contract.action[worst].name
+            raise ControlPlaneError(
+                f"the start pose was not reached: {joint} is {off[worst]:.3f} away "
+                f"({lost or 'something is in the way'}); "
+                "see `robot-stack status`, or begin --start here"
+            )
 
     @staticmethod
     def _go_on(cancelled: Callable[[], bool]) -> None:

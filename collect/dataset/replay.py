@@ -1,8 +1,7 @@
 """Sends an episode's commands through the control server again, and measures how they are followed.
 
 The commands take the path of every other command: lease, mailbox, guard, SafetyFilter. What is
-sent is ``/action_sent``, which the filter let pass once. The robots first go to the first row by a
-slow minimum-jerk path (Flash and Hogan 1985, eq. 2).
+sent is ``/action_sent``, which the filter let pass once. The robots first go to the first row.
 """
 
 from __future__ import annotations
@@ -15,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from collect.streaming import LEAD_S, approach, approach_seconds, stream
 from robot_stack.client import Lease, StationClient
 from robot_stack.episode import Episode
 from robot_stack.errors import ControlPlaneError, EpisodeError, LeaseError, SharedMemoryError
-from robot_stack.records import CHUNK_ROWS
-from robot_stack.trajectory import minimum_jerk
 from robot_stack.types import Difference, Lifecycle, Source
 
 __all__ = ["JointError", "Recording", "Replay", "ReplayResult", "load_recording", "matching_group"]
@@ -27,15 +25,7 @@ __all__ = ["JointError", "Recording", "Replay", "ReplayResult", "load_recording"
 Array = NDArray[np.float64]
 
 ABSOLUTE = "absolute joint position"
-START_SPEED = 0.4  # mean speed of the way to the first row, per second; its peak is 1.875 times it
-SHORTEST_START_S = 1.0
-START_ROWS_HZ = 50.0
-WINDOW_S = 0.4  # how far ahead the arms know the path: what they go on with if we are killed
-RESEND_S = 0.1
-LEAD_S = 0.1
-SETTLE_S = 0.5
 REACHED = 0.03  # of the first row, in the joints' units
-POLL_S = 0.004
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +159,8 @@ class Replay:
     """One replay on one station: ``run`` takes the lease, arms, moves, plays and releases.
 
     ``say`` gets a line when a new phase begins. Whatever ends it, the lease is given back and the
-    arms decelerate and hold; if this process is killed they do so within ``WINDOW_S`` and the
-    group's staleness limit.
+    arms decelerate and hold; if this process is killed they do so within
+    ``collect.streaming.WINDOW_S`` and the group's staleness limit.
     """
 
     def __init__(
@@ -207,7 +197,8 @@ class Replay:
             self.say(f"playing {len(commands)} rows at {self.speed:g} times the recorded speed")
             self._follow_ticks()
             start_ns = time.monotonic_ns() + int(LEAD_S * 1e9)
-            done = self._stream(lease, commands, start_ns, period_s, cancelled)
+            turn = self._turn(lease, cancelled)
+            done = stream(lease, commands, start_ns, period_s, turn)
             elapsed = max(0.0, (time.monotonic_ns() - start_ns) / 1e9)
         return ReplayResult(
             ended="played" if done == len(commands) else "interrupted",
@@ -228,62 +219,30 @@ class Replay:
         return np.concatenate([self.client.tick(r)["sent"] for r in self.recording.robots])
 
     def _to_start(self, lease: Lease, cancelled: Callable[[], bool]) -> None:
-        goal, start = self.recording.commands[0], self._sent()
-        seconds = max(SHORTEST_START_S, float(np.abs(goal - start).max()) / START_SPEED)
-        self.say(f"moving to the first row in {seconds:.1f} s")
-        path = minimum_jerk(start, goal, seconds, 1 / START_ROWS_HZ)
-        self._stream(
-            lease, path, time.monotonic_ns() + int(LEAD_S * 1e9), 1 / START_ROWS_HZ, cancelled
-        )
-        deadline = time.monotonic() + seconds  # a limit of the filter may make it take longer
-        while not cancelled():
-            off = np.abs(self._sent() - goal)
-            if off.max() < REACHED:
-                return
-            if time.monotonic() > deadline:
-                worst = int(off.argmax())
-                raise ControlPlaneError(
-                    f"the first row was not reached: {self.recording.names[worst]} is "
-                    f"{off[worst]:.3f} {self.recording.column_units[worst]} away; something is in "
-                    "the way, or the row lies outside this station's limits "
-                    "(`robot-stack status` tells which)"
-                )
-            lease.send(goal)
-            self._check_armed()
-            time.sleep(1 / START_ROWS_HZ)
+        goal = self.recording.commands[0]
+        self.say(f"moving to the first row in {approach_seconds(self._sent(), goal):.1f} s")
+        off = approach(lease, goal, self._sent, self._turn(lease, cancelled), within=REACHED)
+        if off.max() >= REACHED and not cancelled():
+            worst = int(off.argmax())
+            raise ControlPlaneError(
+                f"the first row was not reached: {self.recording.names[worst]} is "
+                f"{off[worst]:.3f} {self.recording.column_units[worst]} away; something is in "
+                "the way, or the row lies outside this station's limits "
+                "(`robot-stack status` tells which)"
+            )
 
-    def _stream(
-        self,
-        lease: Lease,
-        path: Array,
-        start_ns: int,
-        period_s: float,
-        cancelled: Callable[[], bool],
-    ) -> int:
-        """Send row i of ``path`` for ``start_ns + i * period_s``, a window at a time.
+    def _turn(self, lease: Lease, cancelled: Callable[[], bool]) -> Callable[[], bool]:
+        """What is looked after while the arms move; False when it is cancelled."""
 
-        Returns how many rows' times passed before it ended.
-        """
-        period_ns = int(period_s * 1e9)
-        window = min(CHUNK_ROWS, int((WINDOW_S + LEAD_S) / period_s) + 3)
-        end_ns = start_ns + period_ns * (len(path) - 1)
-        settled_ns = end_ns + int(SETTLE_S * 1e9)
-        next_send_ns = 0
-        while (now_ns := time.monotonic_ns()) < settled_ns:
+        def turn() -> bool:
             if cancelled():
-                return int(np.clip((now_ns - start_ns) // period_ns + 1, 0, len(path)))
-            if now_ns >= next_send_ns:
-                # From the row before the one in force: the curve between two rows depends on their
-                # neighbours. Beyond the end the last row is held until the arms have settled.
-                first = max(0, (now_ns - start_ns) // period_ns - 1)
-                rows = path[np.minimum(np.arange(first, first + window), len(path) - 1)]
-                lease.send_chunk(rows, start_ns + first * period_ns, period_ns)
-                next_send_ns = now_ns + int(RESEND_S * 1e9)
+                return False
             self._keep(lease)
             self._check_armed()
             self._read_ticks()
-            time.sleep(POLL_S)
-        return len(path)
+            return True
+
+        return turn
 
     def _check_armed(self) -> None:
         for robot in self.recording.robots:

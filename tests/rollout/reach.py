@@ -3,12 +3,14 @@
 The joint is the first of its embodiment: the left waist of an ALOHA, joint 1 of an FR3.
 
 ``--takes FILE`` holds the seconds that each inference takes, read anew every time. ``--leap RAD``
-puts every row that far from where the waist is: too far to be followed.
+puts every row that far from where the waist is: too far to be followed. ``--begin JSON`` is where
+its demonstrations are said to have begun.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import time
 from collections.abc import Mapping
@@ -32,7 +34,7 @@ SPEED = 0.3  # rad/s
 WAIST = 0.6  # where the joint goes
 
 
-def contract(embodiment: str, unit: str) -> PolicyContract:
+def contract(embodiment: str, unit: str, start: tuple[float, ...]) -> PolicyContract:
     features = tuple(
         Feature(f"{robot}/{joint}", "fraction" if joint == "gripper" else unit)
         for robot, joints in ROBOTS[embodiment].items()
@@ -50,6 +52,7 @@ def contract(embodiment: str, unit: str) -> PolicyContract:
         horizon=HORIZON,
         first_action=OBSERVATIONS - 1,
         execute=EXECUTE,
+        start=start,
     )
 
 
@@ -95,8 +98,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--embodiment", default="aloha_vx300s", choices=ROBOTS)
     parser.add_argument("--unit", default="rad")
     parser.add_argument("--leap", type=float, default=0.0)
+    parser.add_argument("--begin", type=json.loads, default=())
     args = parser.parse_args(arguments)
-    hosted = Hosted(Reach(contract(args.embodiment, args.unit), args.takes, args.leap))
+    terms = contract(args.embodiment, args.unit, tuple(args.begin))
+    hosted = Hosted(Reach(terms, args.takes, args.leap))
     server = PolicyServer({"reach": lambda: hosted}, [args.bind])
     signal.signal(signal.SIGTERM, lambda *_: server.stop())
     server.run()

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from multiprocessing.context import ForkServerContext
 
 import numpy as np
@@ -17,11 +18,13 @@ from benchmarks.virtual_station import VirtualStation, wait_until
 from robot_stack.client import StationClient
 from robot_stack.episode import Episode
 from robot_stack.types import Difference, Lifecycle, Source
+from tests.faults.judge import assert_continuous, last_motion_ns
 from tests.rollout.conftest import HANG_S, ReachServer
 from tests.rollout.reach import EXECUTE, SPEED, WAIST
 
 pytestmark = pytest.mark.slow
 
+ROBOTS = ("follower_left", "follower_right")
 WAIST_LIMIT = 3.0  # rad/s: the arm's own is 3.14
 
 
@@ -50,9 +53,7 @@ def go_to(station: VirtualStation, angle: float) -> None:
     with StationClient("v") as client, client.lease("followers", "test") as lease:
         client.request("reset", {"group": "followers"})
         client.arm("followers")
-        target = np.concatenate(
-            [client.tick(r)["sent"] for r in ("follower_left", "follower_right")]
-        )
+        target = np.concatenate([client.tick(r)["sent"] for r in ROBOTS])
 
         def there() -> bool:
             step = np.clip(angle - target[0], -0.02, 0.02)
@@ -104,9 +105,7 @@ def test_a_person_takes_over_and_hands_back(station: VirtualStation, reach: Reac
     wait_until(lambda: waist(station) > 0.1, "the policy moves")
     with StationClient("v") as client:
         with client.lease("followers", "person", source=Source.HUMAN) as lease:
-            hold = np.concatenate(
-                [client.tick(r)["sent"] for r in ("follower_left", "follower_right")]
-            )
+            hold = np.concatenate([client.tick(r)["sent"] for r in ROBOTS])
             token = lease.token
 
             def mine() -> bool:
@@ -196,6 +195,34 @@ def test_ctrl_c_ends_the_way_home(station: VirtualStation, reach: ReachServer) -
     assert waist(station) > 0.3
     assert station.lifecycle("follower_left") is Lifecycle.DISARMED
     assert station.client.status()["groups"]["followers"]["stop"] is None
+
+
+def test_a_runner_killed_on_the_way_to_the_start_leaves_no_motion(
+    station: VirtualStation, forks: ForkServerContext
+) -> None:
+    go_to(station, 0.0)
+    begin = [0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.0]  # home, but for one waist: a way of 6 s
+    server = ReachServer(station, forks)
+    server.start("--begin", json.dumps([2.4, *begin[1:], *begin]))
+    try:
+        run = start(station, server, "--start", "policy")
+        wait_until(lambda: waist(station) > 0.4, "the way to the start")
+        run.kill()
+        killed_ns = time.monotonic_ns()
+        run.wait()
+        wait_until(
+            lambda: station.client.status()["groups"]["followers"]["holder"] is None,
+            "the lease running out",
+        )
+    finally:
+        server.kill()
+    for robot in ROBOTS:
+        log = station.goals(robot)
+        assert_continuous(*log)
+        # 0.5 s ahead, 0.1 s until it is stale, and what a busy machine adds.
+        assert (last_motion_ns(*log) - killed_ns) / 1e9 < 1.0
+    assert waist(station) < 1.8
+    assert station.lifecycle("follower_left") is Lifecycle.ARMED
 
 
 def test_synchronous_execution_stands_still_while_the_policy_thinks(
