@@ -194,11 +194,21 @@ class ControlPlane:
         return (yield from move_group(self.leases, group, self.members(group), robots, pose))
 
     def _stop(self, body: dict[str, Any]) -> Task:
+        """Category 2, or 1 where it is named. Another one is refused, but not before the groups
+        were stopped: 0 would do no more than 2 and hide a button's 1."""
         yield from ()
-        category = StopCategory(body.get("category", int(StopCategory.HOLD)))
+        wanted = body.get("category", int(StopCategory.HOLD))
+        known = wanted in (StopCategory.STOP_THEN_OFF, StopCategory.HOLD)
+        category = int(wanted if known else StopCategory.HOLD)
         reason = str(body.get("reason", "stop requested"))
         for group in self.groups(body):
-            self.stops[group].set(int(category) + 1, reason, asked=True)
+            self.stops[group].set(category + 1, reason, asked=True)
+        if not known:
+            raise ControlPlaneError(
+                f"stopped, with category 2: there is no category {wanted!r} here, only 1 (brake, "
+                "then torque off on robots that do not fall) and 2 (brake and hold). Power is cut "
+                "by the power switch"
+            )
         return None
 
     def _reset(self, body: dict[str, Any]) -> Task:

@@ -11,7 +11,8 @@ import pytest
 from benchmarks.virtual_station import virtual_station, wait_until
 from robot_stack.client import StationClient
 from robot_stack.errors import ControlPlaneError
-from robot_stack.records import mailbox_path
+from robot_stack.records import mailbox_path, ring_path
+from robot_stack.shared_memory import Flag
 from robot_stack.types import Difference, Lifecycle, Source
 from tests.faults.conftest import command_rate
 from tests.faults.judge import assert_continuous, last_motion_ns, nothing_moves_for
@@ -115,7 +116,6 @@ def test_malformed_requests_are_answered_and_harm_nobody(station):
         ("lease.acquire", {"group": "followers", "holder": "x", "ttl_s": int("9" * 400)}),
         ("torque", {"robot": "follower_left", "joints": 7, "on": True}),
         ("arm", {"group": {"a": 1}}),
-        ("stop", {"category": 7}),
         ("no.such.request", {}),
     ]
     for kind, body in bodies:
@@ -125,6 +125,19 @@ def test_malformed_requests_are_answered_and_harm_nobody(station):
     assert client.status()["groups"]["followers"]["holder"] is None
     with client.lease("followers", "\ud800 odd name") as lease:
         assert client.status()["groups"]["followers"]["token"] == lease.token
+
+
+def test_a_stop_of_a_category_that_is_none_stops_and_does_not_hide_a_button(station):
+    """Category 0 is the power switch's; its value would count as stronger than a button's 1."""
+    flag = Flag(ring_path("v", "stop", "followers"))
+    for category in (0, 7, "off", None):
+        with pytest.raises(ControlPlaneError, match=r"stopped, with category 2.*power switch"):
+            station.client.request("stop", {"category": category})
+        assert flag.value == 3 and flag.asked, category
+        station.client.request("reset", timeout_s=30)
+    station.client.request("stop", {"category": 1})
+    assert flag.value == 2
+    flag.close()
 
 
 def test_a_mailbox_that_is_none_is_refused_and_the_arm_lives(station):
