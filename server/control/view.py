@@ -75,7 +75,7 @@ class ArmView:
     ) -> Generator[None, None, None]:
         """Give an order; yields until the arm process has carried it out.
 
-        ControlPlaneError when it has not within 10 s; it will not do so later either.
+        ControlPlaneError when it has not within 10 s; an order not begun by then never is.
         """
         self._seq += 1
         expires_ns = time.monotonic_ns() + int(ORDER_TIMEOUT_S * 1e9)
