@@ -15,7 +15,10 @@ __all__ = ["postgresql_server"]
 
 SETTINGS = "-c listen_addresses='' -c max_connections=200 -c shared_buffers=32MB -c autovacuum=off"
 # What a crash of a server for tests would lose is nothing.
-FORGETFUL = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+FORGETFUL = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_wal_size=128MB"
+# Nor does such a server need a disk: to copy a database takes 0.05 s in memory, and 0.3 s on one.
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 1 << 30  # a container's may be 64 MB
 
 
 def _programs() -> Path:
@@ -39,7 +42,7 @@ def postgresql_server(*, durable: bool = False) -> Iterator[str]:
     command = ["runuser", "-u", "postgres", "--"] if root else []
     user = "postgres" if root else pwd.getpwuid(os.geteuid()).pw_name
     # Directly in the temporary directory: a socket's path has 107 characters at most.
-    folder = Path(tempfile.mkdtemp(prefix="crowd-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="crowd-pg-", dir=None if durable else _memory()))
     try:
         if root:
             shutil.chown(folder, "postgres")
@@ -54,6 +57,13 @@ def postgresql_server(*, durable: bool = False) -> Iterator[str]:
             _run(command, programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _memory() -> Path | None:
+    """Where files are kept in memory, None where there is too little of it."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
+        return MEMORY
+    return None
 
 
 def _run(command: list[str], *arguments: object) -> None:
