@@ -93,7 +93,8 @@ class ObservationReader:
         self._clocks = list(dict.fromkeys([*self._sources, *(("arm", name) for name in arms)]))
 
     def read(self, now_ns: int) -> PolicyObservation:
-        """The newest observation. DeviceError names a robot, world or camera that is silent."""
+        """The newest observation. DeviceError names a robot, world or camera that is silent, and a
+        robot whose joints are unknown, as they are while its connection is lost."""
         newest = {source: self._newest_ns(*source) for source in self._clocks}
         t_ns = min(newest.values())
         if now_ns - t_ns > STALE_S * 1e9:
@@ -124,6 +125,11 @@ class ObservationReader:
             (kind, name): self._last_until(self.client.ring(kind, name), t_ns, VALUES[kind])
             for kind, name in self._sources
         }
+        for kind, name in self._sources:
+            if kind == "arm" and not np.isfinite(records[kind, name]).all():
+                raise DeviceError(
+                    f"{name} does not say where its joints are; see `robot-stack status`"
+                )
         return np.array([records[k, n][column] for k, n, column in self._columns], np.float32)
 
     def _image(self, camera: CameraInput, t_ns: int) -> NDArray[np.uint8]:

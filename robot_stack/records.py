@@ -59,7 +59,7 @@ def tick_record(dof: int) -> np.dtype[Any]:
         [
             ("t_ns", "<i8"),  # when positions were sampled
             ("tick", "<i8"),
-            ("q", "<f8", (dof,)),
+            ("q", "<f8", (dof,)),  # measured, as dq and tau; NaN while there is no connection
             ("dq", "<f8", (dof,)),
             ("tau", "<f8", (dof,)),
             ("age_s", "<f4", (dof,)),

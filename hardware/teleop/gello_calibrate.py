@@ -258,6 +258,10 @@ def _measure(calibrator: GelloCalibrator, args: argparse.Namespace) -> GelloCali
     if args.here:
         with StationClient(calibrator.station.station) as client:
             pose = client.tick(calibrator.robot)["q"]
+        if not np.isfinite(pose).all():
+            raise DeviceError(
+                f"{calibrator.robot} does not say where its joints are; see `robot-stack status`"
+            )
     joint = np.array([joint.unit != "fraction" for joint in calibrator.spec.joints])
     with calibrator.bus() as bus:
         signs = calibrator.measure_signs(bus) if "signs" in steps else _kept(before).signs

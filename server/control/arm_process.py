@@ -409,14 +409,16 @@ class ArmProcess:
         state, inbox = self.state, self.inbox
         record["t_ns"] = state.t_ns if self.connected else woke_ns
         record["tick"] = self.tick
-        record["q"] = state.q
-        record["dq"] = state.dq
-        record["tau"] = state.tau
+        # What was known before the connection was lost is not known now.
+        record["q"] = state.q if self.connected else math.nan
+        record["dq"] = state.dq if self.connected else math.nan
+        record["tau"] = state.tau if self.connected else math.nan
         record["age_s"] = state.age_s if self.connected else (woke_ns - state.t_ns) / 1e9
         record["asked"] = self._asked
         record["mode"] = self._mode
         record["asked_pose"] = self._asked_pose
-        record["ee_pose"] = math.nan if state.ee_pose is None else state.ee_pose
+        posed = self.connected and state.ee_pose is not None
+        record["ee_pose"] = state.ee_pose if posed else math.nan
         record["sent"] = self.sent
         record["rest"] = self.rest
         record["sent_t_ns"] = self.sent_t_ns

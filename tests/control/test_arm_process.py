@@ -7,7 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from collect.observation import ObservationReader
+from robot_stack.client import StationClient
+from robot_stack.contract import Feature, PolicyContract
+from robot_stack.errors import DeviceError
 from robot_stack.types import CommandMode, Difference, Lifecycle
 from tests.control.ideal_franka import DT_NS, IdealFranka, Rig, rig
 
@@ -24,6 +29,16 @@ def arm(tmp_path: Path) -> Iterator[Rig]:
 def robot(arm: Rig) -> IdealFranka:
     assert isinstance(arm.arm.robot, IdealFranka)
     return arm.arm.robot
+
+
+def observed(arm: Rig) -> NDArray[np.float32]:
+    """The state that a policy is given now."""
+    features = tuple(Feature(f"arm/{joint.name}", joint.unit) for joint in arm.spec.joints)
+    contract = PolicyContract("p", "fr3", "", features, features, (), 20_000_000, 1, 1, 0, 1)
+    with StationClient(arm.arm.station.station) as client:
+        reader = ObservationReader(client, arm.arm.station, contract)
+        state: NDArray[np.float32] = reader.read(arm.clock.now_ns).state[0]
+        return state
 
 
 def test_a_hand_that_was_halted_goes_on_from_where_it_stands(arm: Rig) -> None:
@@ -67,6 +82,25 @@ def test_an_arm_brakes_while_its_hand_stands(arm: Rig) -> None:
     assert steps[0] > 0.002, "no joint stands still at once"
     assert (np.diff(steps) <= 1e-12).all() and steps[-1] == 0.0
     assert arm.arm.standing
+
+
+def test_what_a_lost_robot_measured_before_is_not_told_as_what_it_measures_now(arm: Rig) -> None:
+    before = arm.turn()
+    robot(arm).silent = True
+    ticks = [arm.turn() for _ in range(30)]  # 0.15 s: silent for long enough
+    kept = [tick for tick in ticks if tick["lifecycle"] == Lifecycle.ARMED]
+    assert all(tick["t_ns"] == before["t_ns"] for tick in kept), "it says how old it is"
+    lost = ticks[-1]
+    with pytest.raises(DeviceError, match="arm does not say where its joints are"):
+        observed(arm)
+    assert lost["lifecycle"] == Lifecycle.FAULT and lost["t_ns"] > ticks[-2]["t_ns"]
+    for measured in ("q", "dq", "tau", "ee_pose"):
+        assert np.isfinite(before[measured]).all() and np.isnan(lost[measured]).all(), measured
+    np.testing.assert_array_equal(lost["sent"], before["sent"])
+    robot(arm).silent = False
+    arm.clock.now_ns += int(1e9)
+    assert np.isfinite(arm.turn()["q"]).all()
+    np.testing.assert_allclose(observed(arm), robot(arm).q, atol=1e-6)
 
 
 @pytest.mark.parametrize("end", ["stop", "disarm", "lease"])
