@@ -19,6 +19,7 @@ FORGETFUL = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c 
 # Nor does such a server need a disk: to copy a database takes 0.05 s in memory, and 0.3 s on one.
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 1 << 30  # a container's may be 64 MB
+AT_THE_END = 'cat; "$@"; rm -rf "$0"'  # of stdin, which ends with whoever holds it
 
 
 def _programs() -> Path:
@@ -43,20 +44,25 @@ def postgresql_server(*, durable: bool = False) -> Iterator[str]:
     user = "postgres" if root else pwd.getpwuid(os.geteuid()).pw_name
     # Directly in the temporary directory: a socket's path has 107 characters at most.
     folder = Path(tempfile.mkdtemp(prefix="crowd-pg-", dir=None if durable else _memory()))
-    try:
+    data = folder / "data"
+    control = [*command, str(programs / "pg_ctl"), "-D", str(data)]
+    # Ends the server when this process does, however that ends.
+    ends = [*control, "-m", "immediate", "-w", "stop"]
+    with subprocess.Popen(
+        ["sh", "-c", AT_THE_END, str(folder), *ends],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for it
+    ):
         if root:
             shutil.chown(folder, "postgres")
-        data = folder / "data"
-        _run(command, programs / "initdb", "-D", data, "-A", "trust", "-E", "UTF8", "--no-sync")
+        initdb = str(programs / "initdb")
+        _run([*command, initdb, "-D", str(data), "-A", "trust", "-E", "UTF8", "--no-sync"])
         options = f"-k {folder} {SETTINGS}{'' if durable else FORGETFUL}"
-        log = folder / "log"
-        try:
-            _run(command, programs / "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
-            yield f"postgresql+psycopg://{user}@/postgres?host={folder}"
-        finally:
-            _run(command, programs / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _run([*control, "-l", str(folder / "log"), "-o", options, "-w", "start"])
+        yield f"postgresql+psycopg://{user}@/postgres?host={folder}"
 
 
 def _memory() -> Path | None:
@@ -66,10 +72,10 @@ def _memory() -> Path | None:
     return None
 
 
-def _run(command: list[str], *arguments: object) -> None:
+def _run(command: list[str]) -> None:
     # No pipes: the server would inherit them and communicate() would wait for its end.
     subprocess.run(
-        [*command, *map(str, arguments)],
+        command,
         check=True,
         cwd="/",
         stdin=subprocess.DEVNULL,
