@@ -67,6 +67,7 @@ class Gripper:
         self._max_width = WIDTH_M
         self._state_t_ns = -1
         self._target = math.nan
+        self._stand = math.nan
         self._sent = math.nan
         self._kind = ""
         self._seq = 0
@@ -109,6 +110,7 @@ class Gripper:
                 f"gripper at {self._address} has not been homed since it was switched on: home it "
                 "in Desk (end effector), with nothing between its fingers"
             )
+        self._stand = self._width
 
     def _launch(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -154,7 +156,7 @@ class Gripper:
     def held(self) -> float:
         if not math.isnan(self._target):
             return self._target / self._max_width
-        return (self._sent if self._gripping else self._width) / self._max_width
+        return (self._sent if self._gripping else self._stand) / self._max_width
 
     def age_s(self, now_ns: int) -> float:
         return math.inf if self._state_t_ns < 0 else (now_ns - self._state_t_ns) / 1e9
@@ -179,6 +181,8 @@ class Gripper:
         """Nobody moves the fingers now: they stop where they are, and what was asked is forgotten.
         What a finished grasp holds stays held. To be said for as long as that is so."""
         self._target, self._closed_ns, self._met = math.nan, -1, False
+        if not abs(self._width - self._stand) < SAME_M:  # clients wait until what is held rests
+            self._stand = self._width
         if not self._kind:
             if not self._gripping:
                 self._sent = self._refused = math.nan

@@ -84,6 +84,8 @@ def test_a_reflex_in_a_recorded_episode_is_named_recovered_and_kept(
         assert "joint_velocity_violation" in status["notice"]
         until(recorded(station.moves), "motion again")
         until(recorded(lambda: not station.tick()["notice"]), "the end of the notice")
+        over = station.tick()["tick"] + 40  # ten rows
+        until(recorded(lambda: station.tick()["tick"] > over), "rows without it")
         saved = recorder.stop(success=True)
     assert saved is not None
     assert [p.message for p in check(saved.path) if p.severity == "error"] == []
