@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import queue
@@ -50,11 +51,14 @@ class _Worker:
         self._link = link
         self._library = library
         self._gripper = _gripper(library, address)
+        self._mover = 0
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def run(self) -> None:
-        for target in (self._states, self._commands):
-            threading.Thread(target=target, daemon=True).start()
+        threading.Thread(target=self._states, daemon=True).start()
+        mover = threading.Thread(target=self._commands, daemon=True)
+        mover.start()
+        self._mover = mover.native_id or 0
         while True:
             data = self._link.recv(LARGEST_MESSAGE)
             if not data:  # the driver has gone, or wants no more
@@ -108,10 +112,19 @@ class _Worker:
             self._tell(done=order["seq"], ok=bool(ok), text=text[:200])
 
     def _stop(self) -> None:
-        with contextlib.suppress(
-            Exception
-        ):  # the driver sees by the command itself what came of it
-            self._gripper.stop()
+        """On the core of the thread that moves. That one lets go of the library's lock and takes it
+        again, a hundred times a second, and from another core a stop comes in between only by
+        chance: on a busy computer after a second. On the same core it is next."""
+        anywhere = os.sched_getaffinity(0)
+        core = {ctypes.CDLL(None).sched_getcpu()} & anywhere or anywhere
+        try:
+            for thread in (0, self._mover):
+                os.sched_setaffinity(thread, core)
+            with contextlib.suppress(Exception):  # the driver sees by the command what came of it
+                self._gripper.stop()
+        finally:
+            for thread in (0, self._mover):
+                os.sched_setaffinity(thread, anywhere)
 
 
 def main(arguments: list[str] | None = None) -> int:
