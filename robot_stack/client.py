@@ -51,16 +51,24 @@ def stop_all(
     """Raise the stop flag of every group of a station, or of ``group`` alone, with or without a
     supervisor.
 
-    Returns the groups that were told. Needs no lease and no answer from anybody.
+    Returns the groups that were told. Needs no lease and no answer from anybody. A flag that can't
+    be raised (SharedMemoryError, OSError) keeps none of the others down.
     """
     stopped = []
+    failed: Exception | None = None
     for path in sorted((runtime_root() / station).glob("stop.*")):
         name = path.name.removeprefix("stop.")
-        if group is None or name == group:
+        if group is not None and name != group:
+            continue
+        try:
             flag = Flag(path)
             flag.set(int(category) + 1, reason, asked=True)
             flag.close()
             stopped.append(name)
+        except (SharedMemoryError, OSError) as error:  # the others first
+            failed = error
+    if failed is not None:
+        raise failed
     return stopped
 
 
@@ -330,15 +338,20 @@ class StationClient:
             self.post(pose, body)
             reply = self._wait(number, pose, timeout_s, keep)
         except BaseException:
-            self._end_move(number, pose, group, body)
+            self.give_up(number, pose, group)
             raise
         _answer(pose, reply)
 
-    def _end_move(self, number: int, pose: str, group: str | None, body: dict[str, Any]) -> None:
-        """Disarm until the request ``number`` has ended: what it arms after one disarming is
-        disarmed by the next."""
+    def give_up(self, number: int, pose: Literal["home", "sleep"], group: str | None) -> None:
+        """End the move to a pose that ``post`` asked for as ``number``: disarm until that request
+        has ended (what it arms after one disarming is disarmed by the next), stop if it does not.
+
+        Nothing is done when it has ended already.
+        """
+        body: dict[str, Any] = {} if group is None else {"group": group}
         ended = False
         try:
+            ended = self.poll_reply(number) is not None
             deadline = time.monotonic() + END_S
             while not ended and (left := deadline - time.monotonic()) > 0:
                 self._wait(self.post("disarm", body), "disarm", left)

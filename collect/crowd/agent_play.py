@@ -73,7 +73,7 @@ class PlayRun:
         self.tutorial = Tutorial(frozenset(view.followers))
         self._station, self._client, self._session, self._view = station, client, session, view
         self._log, self._say = log, say
-        self._led = self._moved = False
+        self._led = self._armed = self._moved = False
         self._asked: AgentEndedBy | None = None
         self._began_s = time.monotonic()
         self._follows_s: float | None = None
@@ -118,6 +118,7 @@ class PlayRun:
         if self.outcome is None:
             self._end("lost", "the agent ends")
         self._end_teleop(END_TELEOP_S)
+        self._hold()
         self.over = True
 
     # -- starting ----------------------------------------------------------------------------
@@ -177,6 +178,9 @@ class PlayRun:
             return None
         if now - self._follows_s >= self.seconds:
             return "time", ""
+        if self.seen.halted and self._armed:  # for good: nobody is there to engage again
+            return "lost", self.seen.trouble or "somebody disarmed the robot"
+        self._armed = self._armed or not self.seen.halted
         self._moved = self._moved or not self.seen.resting
         if self.order.kind == "tutorial":
             return ("rest", "") if self.tutorial.passed else None
@@ -224,7 +228,15 @@ class PlayRun:
         if reply is None or reply.kind == "error":
             told = "no answer" if reply is None else reply.body.get("message")
             self._say(f"the arms were not lowered: {told}")
+        if reply is None:
+            self._hold()
         self.over = True
+
+    def _hold(self) -> None:
+        """If they are being lowered: the arms brake and hold."""
+        if self._lowering is not None and not self.over:
+            assert self._station.teleop is not None
+            self._client.give_up(self._lowering, "sleep", self._station.teleop.group)
 
     def _end_teleop(self, patience_s: float) -> None:
         try:

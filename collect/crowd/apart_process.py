@@ -7,6 +7,7 @@ its own.
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
@@ -50,7 +51,13 @@ def main(arguments: list[str]) -> int:
     take(Limits(**options), Path(source))
     try:
         with open_untrusted(Path(source)) as episode:
-            said = json.dumps(JOBS[job](episode, Path(folder), least_s), allow_nan=False)
+            try:
+                said = json.dumps(JOBS[job](episode, Path(folder), least_s), allow_nan=False)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                print(error, file=sys.stderr)
+                return 1  # not the file's fault
     except (EpisodeError, ValueError) as error:  # ValueError: numbers that JSON has not
         print(error, file=sys.stderr)
         return IS_DAMAGED

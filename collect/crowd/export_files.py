@@ -85,6 +85,7 @@ def copy_episode(
     try:
         places = _copy(source, target, wanted, advance)
         old = _rename(target, identity, places)
+        rehearse(lambda: _read(target), target)  # what was written may have changed what it is
         with open_untrusted(target) as episode:
             if episode.file.attrs["uuid"] != identity.uuid:
                 raise LeftOutError("file_unreadable")

@@ -49,11 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     try:
         names, note = _named(args.station)
-        stopped = {
-            name: groups
-            for name in names
-            if (groups := stop_all(name, args.reason, group=args.group))
-        }
+        stopped = _stop(names, args)
         refused = ""
         if len(names) == 1:  # it is told as well: it may know a group whose flag somebody removed
             refused = _tell(names[0], args)
@@ -71,6 +67,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f"stopped: {', '.join(names)}; `robot-stack reset` when it is safe")
     return 0
+
+
+def _stop(names: list[str], args: argparse.Namespace) -> dict[str, list[str]]:
+    """What was stopped, by station; ControlPlaneError, after the last, if one failed."""
+    stopped = {}
+    failed: Exception | None = None
+    for name in names:
+        try:
+            if groups := stop_all(name, args.reason, group=args.group):
+                stopped[name] = groups
+        except (RobotStackError, OSError) as error:
+            failed = error
+    if failed is not None:
+        raise ControlPlaneError(f"not everything could be stopped ({failed})") from failed
+    return stopped
 
 
 def _named(text: str) -> tuple[list[str], str]:

@@ -97,6 +97,16 @@ def test_a_mistyped_group_says_that_nothing_was_stopped(
     assert raised(flags) == []
 
 
+def test_a_flag_that_can_not_be_raised_keeps_no_other_down(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ring_path("left_cell", "stop", "a_broken_one").mkdir()
+    assert main(["stop", str(tmp_path / "missing.yaml")]) == 1
+    assert raised(flags) == list(flags)
+    said = capsys.readouterr().err
+    assert "NOT STOPPED: not everything" in said and "a_broken_one" in said and "power" in said
+
+
 def test_where_nothing_runs_it_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

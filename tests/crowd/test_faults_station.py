@@ -34,6 +34,7 @@ LEADERS = ("leader_left", "leader_right")
 HOME = (0.0, -0.96, 1.16, 0.0, -0.3, 0.0)
 TABLE = (0.0, -0.1, 1.16, 0.0, -0.3, 0.0)  # fingertips 2 cm above it
 REST = (0.0, -1.8, 1.55, 0.0, 0.8, 0.0)
+SLEEP_SHOULDER_RAD = -1.85
 GRIPPER, CLOSED_RAD = 6, -0.68
 
 
@@ -278,7 +279,7 @@ class Story:
             assert tx.get_one(Participant, cafe.who.id).tutorial_at is not None
         if not idle(self.robot, cafe):
             lowered = self.robot.client.tick("follower_left")["q"][1]
-            assert lowered == pytest.approx(-1.85, abs=0.1)
+            assert lowered == pytest.approx(SLEEP_SHOULDER_RAD, abs=0.1)
         return play
 
     def site_dies(self) -> Play:
@@ -324,7 +325,7 @@ class Story:
         agent.kill()
         hands.let_go()
         wait_until(
-            lambda: self.robot.client.status()["groups"]["followers"]["holder"] is None,
+            lambda: self._holder() is None,
             "the end of teleoperation",
         )
         agent.start()
@@ -332,6 +333,32 @@ class Story:
         assert lost.ended_by == "lost" and lost.metrics["seconds"] > 0.5
         cafe.report(play)
         return play
+
+    def disarmed(self) -> Play:
+        """By staff, and armed again: the arms follow nobody any more, so the play is over. While
+        they are lowered somebody ends the agent: they stay where they are."""
+        cafe, hands, client = self.cafe, self.hands, self.robot.client
+        play = cafe.start("task")
+        hands.begin()
+        wait_until(lambda: cafe.told().get("phase") == "playing", "the recording")
+        hands.move(TABLE, 1.0)
+        client.disarm("followers")
+        client.arm("followers")
+        hands.let_go()
+        wait_until(lambda: self._holder() == "sleep of followers", "the arms being lowered", 60)
+        self.agent.end()
+        for name in ("follower_left", "follower_right"):
+            assert self.robot.lifecycle(name) is Lifecycle.DISARMED
+            assert abs(client.tick(name)["q"][1] - SLEEP_SHOULDER_RAD) > 0.2
+        self.agent.start()
+        lost = cafe.synced(play)
+        assert lost.ended_by == "lost"
+        cafe.report(play)
+        return play
+
+    def _holder(self) -> str | None:
+        found: str | None = self.robot.client.status()["groups"]["followers"]["holder"]
+        return found
 
     def disk_full(self) -> None:
         """No file of the agent's can grow: it does not begin what it could not keep."""
@@ -355,7 +382,7 @@ def test_no_episode_is_lost(scene: tuple[SiteProcess, Scene], tmp_path: Path) ->
         story = Story(site, cafe, robot, tmp_path / "outbox")
         story.agent.start("--site", site.url, "--pair", cafe.code)
         wait_until(lambda: cafe.told().get("phase") == "idle", "the agent's heartbeat", 60)
-        for act in (story.tutorial, story.site_dies, story.agent_dies):
+        for act in (story.tutorial, story.site_dies, story.disarmed, story.agent_dies):
             story.play(act)
         story.disk_full()
         story.agent.end()
@@ -363,7 +390,7 @@ def test_no_episode_is_lost(scene: tuple[SiteProcess, Scene], tmp_path: Path) ->
     with cafe.database.read() as tx:
         assert {tx.get_one(Play, one.id).state for one in cafe.begun} <= {"synced", "void"}
         files = {tx.get_one(Play, one.id).file for one in story.told}
-        assert len(files) == 3 and None not in files
+        assert len(files) == 4 and None not in files
         claims = [entry.key for entry in tx.query(LedgerEntry).filter_by(kind="claim")]
         assert len(claims) == len(set(claims))
         assert standings.differences(tx) == {}

@@ -246,16 +246,19 @@ def test_who_waits_sees_the_queue_move_and_is_taken_to_the_turn(kiosk: Kiosk, ta
     page.goto(f"{kiosk.url}/queue")
     page.get_by_role("button", name="Join").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("You're next")
+    page.goto(f"{kiosk.url}/queue?refused=busy")
     same = stays(page)
     page.evaluate(TONES)
+    with page.expect_response(f"{kiosk.url}/queue"):
+        page.clock.fast_forward(5_000)
     give_up = page.get_by_role("button", name="Give up").element_handle()
-    page.clock.fast_forward(5_000)
     with kiosk.database.begin() as tx:
         tx.delete(tx.merge(lease))
         queue.advance(tx, kiosk.station(tx))
     page.clock.fast_forward(5_000)
-    expect(page.get_by_role("alert")).to_contain_text("It's your turn!")
+    expect(page.locator(".called")).to_contain_text("It's your turn!")
     assert same() and not give_up.evaluate("button => button.isConnected")
+    expect(page.locator(".notice.warn[role=alert]")).to_be_visible()  # why it was refused before
     assert page.evaluate("window.tones") == 2  # it is heard, too
     # The phone of the same person takes the turn: this page goes where one drives.
     with kiosk.database.begin() as tx:
@@ -305,6 +308,13 @@ def test_what_has_not_changed_is_left_alone_and_a_site_that_is_away_is_told_of(
     page.clock.fast_forward(5_000)
     expect(page.locator("[data-help]")).to_have_text("1")
     assert same()
+    # To be signed out is not to be cut off; and what is being filled in is not taken away.
+    page.goto(f"{kiosk.url}/staff/plays")
+    context.route("**/api/staff/help", lambda asked: asked.fulfill(status=401))
+    page.clock.fast_forward(5_000)
+    expect(page.locator("[data-help]")).to_have_text("?")
+    expect(page.locator("[data-offline]")).to_be_hidden()
+    page.goto(f"{kiosk.url}/staff/help")
     # Somebody ends the session: the page does not stand there as if it were live.
     with kiosk.database.begin() as tx:
         tx.execute(delete(WebSession).where(WebSession.kind == "staff"))

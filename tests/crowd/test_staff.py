@@ -194,6 +194,11 @@ def test_hiding_takes_somebody_off_the_boards_and_back(
             "/staff/participants?q=ad&show=hidden&page=2",
             "/staff/participants?q=ad&show=hidden&page=2",
         ),
+        (
+            "/staff/participants?q=M%C3%BCller&show=all",
+            "/staff/participants?q=M%C3%BCller&show=all",
+        ),
+        ("/staff/participants?q=%0d%0aSet-Cookie:x", "/staff/participants"),
         ("", "/staff/participants"),
         ("//evil.test", "/staff/participants"),
         ("https://evil.test/staff", "/staff/participants"),

@@ -33,7 +33,7 @@ PAGES = frozenset(
 # Letters, digits and - _ only, and : after the first segment (/board/task:cube): no %, \, //, ., @,
 # control or white space that browsers and servers read in different ways.
 PATH = re.compile(r"/(?:[A-Za-z0-9_-]+(?:/[A-Za-z0-9_:-]+)*)?")
-QUERY = re.compile(r"[A-Za-z0-9_=&+-]{0,200}")
+QUERY = re.compile(r"(?:[A-Za-z0-9_=&+-]|%[0-9A-F]{2}){0,200}")  # as browsers and we encode it
 MAX = 300
 
 

@@ -26,7 +26,8 @@ document.body.addEventListener("htmx:afterSwap", ({ detail }) => {
 
 document.body.addEventListener("htmx:afterRequest", ({ detail }) => {
   const note = document.querySelector("[data-offline]");
-  if (note && detail.requestConfig.verb === "get") note.hidden = detail.successful;
+  const away = detail.xhr.status === 0 || detail.xhr.status >= 500;
+  if (note && detail.requestConfig.verb === "get") note.hidden = !away;
 });
 
 // Refused, or not reached: as without this script, the browser's own page says why.
