@@ -79,6 +79,8 @@ def create_app(config: CrowdConfig) -> FastAPI:
         title="robot-stack crowd",
         routes=pages.routes,
         lifespan=lifespan,
+        dependencies=[Depends(guard_writes)],  # of what is added to this one, too
+        responses=ANYWHERE,
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
