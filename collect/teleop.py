@@ -20,7 +20,7 @@ from hardware.teleop.keyboard import Keyboard
 from robot_stack import registry
 from robot_stack.client import StationClient
 from robot_stack.config import Station, TeleopConfig, load_station
-from robot_stack.errors import ConfigError, LeaseError, RobotStackError
+from robot_stack.errors import CommandRefusedError, ConfigError, LeaseError, RobotStackError
 from robot_stack.realtime import setup, sleep_until
 from robot_stack.types import Source
 
@@ -97,6 +97,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--auto-recover", action="store_true", help="after a fault, re-engage without being asked"
     )
+    parser.add_argument(
+        "--unattended",
+        action="store_true",
+        help="nobody can press r: once the followers were stopped, end instead of waiting for it",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object only")
 
 
@@ -144,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
             if trouble is None:
                 told = False
                 continue
+            if args.unattended and teleop.halted:
+                raise CommandRefusedError(f"ended, as nobody can re-engage: {trouble}")
             if not told:  # an answer from before the question does not count
                 _forget_typed(keyboard)
                 told = True

@@ -287,6 +287,11 @@ class TeleopSession:
     def _too_far(self, name: str) -> str:
         return f"the target is too far from {name} to be followed"
 
+    @property
+    def halted(self) -> bool:
+        """Whether the followers were stopped, so that nothing is followed until ``reengage``."""
+        return self._halted
+
     def faulted(self) -> bool:
         """Whether some arm is in fault, rather than stopped by somebody (also at the robot).
 

@@ -73,7 +73,7 @@ class PlayRun:
         self.tutorial = Tutorial(frozenset(view.followers))
         self._station, self._client, self._session, self._view = station, client, session, view
         self._log, self._say = log, say
-        self._led = self._armed = self._moved = False
+        self._led = self._moved = False
         self._asked: AgentEndedBy | None = None
         self._began_s = time.monotonic()
         self._follows_s: float | None = None
@@ -125,7 +125,7 @@ class PlayRun:
 
     def _start_teleop(self) -> subprocess.Popen[bytes]:
         child = [sys.executable, "-m", "collect.crowd.teleop_child", str(os.getpid())]
-        options = [str(self._station.path), "--wait", f"{SQUEEZE_S:g}", "--json"]
+        options = [str(self._station.path), "--wait", f"{SQUEEZE_S:g}", "--unattended", "--json"]
         with self._log.open("wb") as log:
             return subprocess.Popen(
                 [*child, *options],
@@ -178,9 +178,6 @@ class PlayRun:
             return None
         if now - self._follows_s >= self.seconds:
             return "time", ""
-        if self.seen.halted and self._armed:  # for good: nobody is there to engage again
-            return "lost", self.seen.trouble or "somebody disarmed the robot"
-        self._armed = self._armed or not self.seen.halted
         self._moved = self._moved or not self.seen.resting
         if self.order.kind == "tutorial":
             return ("rest", "") if self.tutorial.passed else None

@@ -43,13 +43,11 @@ HELD_S = 0.5  # a warning that is there for one tick is shown for so long
 class Seen:
     """The robot now. ``trouble``: why it can't be driven, None when it can.
 
-    ``halted``: a follower is not armed, so that it follows nobody.
     ``led``: leaders under torque, driven by the ritual; ``free``: none of them has torque.
     ``level``: 0 nothing is near, 1 slowed down, 2 held back; ``near`` which arm, ``distance_m``.
     """
 
     trouble: str | None = None
-    halted: bool = False
     led: bool = False
     free: bool = False
     home: bool = False
@@ -131,7 +129,6 @@ class RobotView:
         level, near, distance = self._warning(ticks, now)
         return Seen(
             trouble=trouble,
-            halted=any(ticks[name]["lifecycle"] != Lifecycle.ARMED for name in self.followers),
             led=any(on.any() for on in torque),
             free=not any(on.any() for on in torque),
             home=all(self._at_home(name, tick) for name, tick in ticks.items()),

@@ -117,16 +117,6 @@ def test_what_hinders_is_told(
     assert (trouble is None) if told is None else (told in str(trouble))
 
 
-@pytest.mark.parametrize("lifecycle", list(Lifecycle))
-def test_a_follower_that_is_not_armed_follows_nobody(
-    view: RobotView, arms: Arms, lifecycle: Lifecycle
-) -> None:
-    arms.set(("leader_left",), lifecycle=Lifecycle.DISARMED)
-    assert not view.look().halted
-    arms.set(("follower_right",), lifecycle=lifecycle)
-    assert view.look().halted == (lifecycle is not Lifecycle.ARMED)
-
-
 def test_an_arm_that_says_nothing_is_trouble(view: RobotView, arms: Arms) -> None:
     arms.publish(age_s=2.0)
     assert "silent" in str(view.look().trouble)
