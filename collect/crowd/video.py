@@ -27,7 +27,16 @@ from collect.crowd.apart import UnreadableError
 from collect.crowd.log import log
 from robot_stack.errors import RobotStackError
 
-__all__ = ["INDEX", "Index", "QueueFullError", "VideoMaker", "folder", "forget", "index_of"]
+__all__ = [
+    "INDEX",
+    "Index",
+    "QueueFullError",
+    "VideoMaker",
+    "folder",
+    "forget",
+    "forget_unless",
+    "index_of",
+]
 
 State = Literal["ready", "making", "failed"]
 PLAY_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -104,6 +113,17 @@ def forget(media: Path, play_id: str) -> None:
         except OSError:  # something was put there meanwhile
             if last:
                 raise
+
+
+def forget_unless(wanted: Callable[[str], bool], media: Path, play_id: str) -> None:
+    """Forget what was just made of a play if it was erased meanwhile, or if nobody can tell. Who
+    erases it from now on finds it."""
+    keep = False
+    try:
+        keep = wanted(play_id)
+    finally:
+        if not keep:
+            forget(media, play_id)
 
 
 class VideoMaker:
@@ -189,13 +209,7 @@ class VideoMaker:
                 self._prune(goal.parent)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-            # Erased while it was made, or who knows? Who erases from now on finds it.
-            wanted = False
-            try:
-                wanted = self._wanted(play_id)
-            finally:
-                if not wanted:
-                    forget(self._media, play_id)
+            forget_unless(self._wanted, self._media, play_id)
         return True
 
     def _prune(self, where: Path) -> None:

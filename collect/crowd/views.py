@@ -25,7 +25,7 @@ from collect.crowd.log import log
 from collect.crowd.scoring import SHORTEST
 from collect.crowd.segments import MAX_ROWS
 from collect.crowd.tables import Play, Task
-from collect.crowd.video import folder, forget
+from collect.crowd.video import folder, forget_unless
 from robot_stack.errors import RobotStackError
 
 __all__ = ["BusyError", "Views", "episode_file"]
@@ -126,13 +126,7 @@ class Views:
         except OSError as error:  # a full disk, or erased this moment: it is seen all the same
             log.error("a view could not be kept", play=play_id, error=error)
             return
-        # Erased while it was made, or who knows? Who erases from now on finds it.
-        wanted = False
-        try:
-            wanted = self._wanted(play_id)
-        finally:
-            if not wanted:
-                forget(self._media, play_id)
+        forget_unless(self._wanted, self._media, play_id)
 
     def _kept(self, play_id: str, key: list[float]) -> dict[str, Any] | None:
         """What is kept of this very file, unless it may be tried again."""
